@@ -1,0 +1,1 @@
+"""Scenarios, the runner behind ``make bench``, calibration and verdicts."""

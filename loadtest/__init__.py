@@ -1,0 +1,1 @@
+"""Drives streaming sockets from Locust users and writes down what it saw."""

@@ -1,0 +1,147 @@
+"""What the connections of one process share: recorder, clock, name resolution, deadlines, and the second's tick."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import gevent.socket
+import psutil
+from gevent.event import Event
+
+from .arrivals import SECOND_NS, Pacing
+from .clock import Clock
+from .recorder import Flush, Recorder
+
+if TYPE_CHECKING:
+    from .stream import Stream
+
+_TICK_S = 0.02
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_STATM = Path("/proc/self/statm")
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    if _STATM.exists():
+        # A tenth of what psutil costs, and it is read every second in the process that measures.
+        return int(_STATM.read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+    return int(psutil.Process().memory_info().rss)
+
+
+class Engine:
+    """One process's connections and the clockwork around them.
+
+    ``flushed`` is called after each second with what was new; ``broken`` when the record cannot be written any more.
+    """
+
+    def __init__(self, recorder: Recorder, clock: Clock, stall_timeout_s: float, record_texts: bool = False) -> None:
+        self.recorder = recorder
+        self.clock = clock
+        self.record_texts = record_texts
+        self.streams: set[Stream] = set()
+        self.opening = 0
+        self.streaming = 0
+        self.users: Callable[[], int] = lambda: 0
+        self.flushed: Callable[[Flush], None] = lambda flush: None
+        self.broken: Callable[[OSError], None] = lambda error: None
+        self.server_counts: dict[str, int] = {}
+        self.pacing = Pacing(0)
+        self.stopping = Event()
+        self.protocol_logger = logging.getLogger("streamgauge.protocol")
+        # The library logs at debug level every frame it sees, if asked to; a load generator never asks.
+        self.protocol_logger.setLevel(logging.WARNING)
+        self._stall_timeout_ns = round(stall_timeout_s * SECOND_NS)
+        self._addresses: dict[tuple[str, int], tuple[int, Any]] = {}
+        self._expected_tick = 0
+        self._ticker: Any = None
+        self._sweeper: gevent.Greenlet[..., None] | None = None
+        self._cpu_ns = time.process_time_ns()
+        self._flushed_at = time.monotonic_ns()
+        self._last_second = -1
+
+    def resolve(self, host: str, port: int) -> tuple[int, Any]:
+        """Address family and socket address of a host, resolved once; OSError when it does not resolve."""
+        key = (host, port)
+        if key not in self._addresses:
+            family, _, _, _, address = gevent.socket.getaddrinfo(host, port, 0, gevent.socket.SOCK_STREAM)[0]
+            self._addresses[key] = (int(family), address)
+        return self._addresses[key]
+
+    def start(self) -> None:
+        """Begin to tick and to sweep."""
+        self._expected_tick = time.monotonic_ns() + round(_TICK_S * SECOND_NS)
+        self._ticker = gevent.get_hub().loop.timer(_TICK_S, _TICK_S)
+        self._ticker.start(self._tick)
+        self._cpu_ns = time.process_time_ns()
+        self._flushed_at = time.monotonic_ns()
+        self._sweeper = gevent.spawn(self._sweep_every_second)
+
+    def stop(self) -> None:
+        """Stop ticking and write the last interval."""
+        if self._ticker is not None:
+            self._ticker.close()
+            self._ticker = None
+        if self._sweeper is not None:
+            self._sweeper.kill()
+            self._sweeper = None
+        self.flush()
+
+    def _tick(self) -> None:
+        now = time.monotonic_ns()
+        self.recorder.loop_ticked(self._expected_tick, now)
+        self._expected_tick = now + round(_TICK_S * SECOND_NS)
+
+    def _sweep_every_second(self) -> None:
+        while True:
+            now = time.monotonic_ns()
+            since = now - self.recorder.origin
+            gevent.sleep((math.floor(since / SECOND_NS) + 1) - since / SECOND_NS)
+            self.sweep()
+            self.flush()
+
+    def sweep(self) -> None:
+        """Fail every conversation on which nothing has arrived for the stall timeout."""
+        now = time.monotonic_ns()
+        for stream in list(self.streams):
+            conversation = stream.conversation
+            if conversation is None:
+                continue
+            last = conversation.reads[-1] if conversation.reads else conversation.sent
+            if now - last > self._stall_timeout_ns:
+                stream.fail("stalled", f"nothing arrived for {(now - last) / SECOND_NS:.1f} s")
+
+    def flush(self) -> None:
+        """Write what is new; a disk that refuses is reported once by ``broken``."""
+        step = self.clock.check()
+        now = time.monotonic_ns()
+        if step:
+            self.recorder.clock_stepped(self._flushed_at, now)
+        # A saturated process may be so late that a flush comes within the second of the one before; a second has one row of gauges.
+        second = max(0, (now - self.recorder.origin - 1) // SECOND_NS)
+        gauges: dict[str, int] = {}
+        if second != self._last_second:
+            gauges = {"users": self.users(), "opening": self.opening, "open": len(self.streams), "streaming": self.streaming}
+            self._last_second = second
+        cpu = time.process_time_ns()
+        process: dict[str, int | None] = {
+            "covered_ns": now - self._flushed_at,
+            "cpu_ns": cpu - self._cpu_ns,
+            "rss_bytes": resident_bytes(),
+            "clock_step_ns": step or None,
+            **self.server_counts,
+        }
+        self._flushed_at, self._cpu_ns = now, cpu
+        running = [stream.conversation for stream in self.streams if stream.conversation is not None]
+        try:
+            flush = self.recorder.flush(now, running, gauges, process)
+        except OSError as error:
+            self.broken(error)
+            return
+        self.flushed(flush)

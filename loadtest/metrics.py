@@ -1,0 +1,157 @@
+"""The table of metrics: name, unit, which direction is better, definition, source. Everything that shows a number reads it here.
+
+``docs/metrics.md`` is generated from this table (``python -m loadtest.metrics``) and a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Better = Literal["lower", "higher", "neither"]
+Population = Literal["connection", "conversation", "token", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One measured quantity; ``unit`` is the stored unit (``ns``, ``1`` for counts and shares, ``1/s`` for rates)."""
+
+    name: str
+    title: str
+    unit: str
+    better: Better
+    population: Population
+    definition: str
+    source: str
+    histogram: bool = False
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "connect_time", "Connect", "ns", "lower", "connection",
+        "start of the TCP connect to arrival of the complete handshake response (TCP, TLS and upgrade are also stored separately)",
+        "connections.parquet", True,
+    ),
+    Metric(
+        "send_delay", "Send delay", "ns", "lower", "conversation",
+        "prompt sent minus due, due being the instant of the arrival schedule; open loop only",
+        "conversations.parquet", True,
+    ),
+    Metric(
+        "ttft", "Time to first token", "ns", "lower", "conversation",
+        "prompt sent to arrival of the first non-empty token (service time)",
+        "conversations.parquet", True,
+    ),
+    Metric(
+        "ttft_due", "Time to first token from due", "ns", "lower", "conversation",
+        "due to arrival of the first non-empty token (response time: what a user waited, free of coordinated omission); open loop only",
+        "conversations.parquet", True,
+    ),
+    Metric(
+        "e2e", "Conversation", "ns", "lower", "conversation",
+        "prompt sent to arrival of the end message, conversations that ran to their own end",
+        "conversations.parquet", True,
+    ),
+    Metric(
+        "e2e_due", "Conversation from due", "ns", "lower", "conversation",
+        "due to arrival of the end message, conversations that ran to their own end; open loop only",
+        "conversations.parquet", True,
+    ),
+    Metric(
+        "tpot", "Time per output token", "ns", "lower", "conversation",
+        "(arrival of the last token minus arrival of the first) / (tokens - 1), conversations of two tokens or more",
+        "conversations.parquet", True,
+    ),
+    Metric(
+        "stop_latency", "Stop latency", "ns", "lower", "conversation",
+        "stop sent to arrival of the end message; none when the end had already arrived as stop was sent (stop crossed)",
+        "conversations.parquet", True,
+    ),
+    Metric(
+        "overrun_tokens", "Overrun tokens", "1", "lower", "conversation",
+        "tokens that arrived after stop was sent, a conversation",
+        "conversations.parquet",
+    ),
+    Metric(
+        "itl", "Inter-token latency", "ns", "lower", "token",
+        "arrival of a token minus arrival of the one before it, every gap of every conversation",
+        "histograms.parquet", True,
+    ),
+    Metric(
+        "token_latency", "Token latency", "ns", "lower", "token",
+        "acknowledgement that opened the window (of token k - W) sent to arrival of token k, only where the window was full; "
+        "on a server that paces its tokens it contains the pacing",
+        "histograms.parquet", True,
+    ),
+    Metric(
+        "receive_lag", "Receive lag", "ns", "lower", "token",
+        "read by the generator minus arrival: the instrument's own lateness, token by token",
+        "histograms.parquet", True,
+    ),
+    Metric(
+        "coalesced", "Coalesced share", "1", "lower", "token",
+        "share of messages that came in the same read as the one before; their gaps say nothing about the server",
+        "intervals.parquet",
+    ),
+    Metric(
+        "throughput_tokens", "Tokens per second", "1/s", "higher", "run",
+        "tokens that arrived in the steady window, divided by its length",
+        "intervals.parquet",
+    ),
+    Metric(
+        "throughput_conversations", "Conversations per second", "1/s", "higher", "run",
+        "conversations that ended well (completed or stopped) and started in the steady window, divided by its length",
+        "conversations.parquet",
+    ),
+    Metric(
+        "connections_open", "Open connections", "1", "neither", "run",
+        "connections open at the end of a second, summed over workers; the server's own count stands beside it",
+        "intervals.parquet",
+    ),
+    Metric(
+        "connections_streaming", "Streaming connections", "1", "neither", "run",
+        "connections with a conversation in flight at the end of a second",
+        "intervals.parquet",
+    ),
+)
+
+BY_NAME = {metric.name: metric for metric in METRICS}
+HISTOGRAMS = tuple(metric.name for metric in METRICS if metric.histogram)
+
+OUTCOMES = {
+    "completed": "the answer ran to its own end message",
+    "stopped": "stop was sent and the end message came after it",
+    "empty": "the end message came without a token: never counted as good",
+    "failed": "an error ended it; the kind is in `error`",
+    "abandoned": "cut by the end of the run: censored, neither good nor bad",
+}
+"""Every conversation row has exactly one of these. A conversation whose worker died has no row: it is counted as unknown."""
+
+ERRORS = {
+    "stalled": "nothing arrived for the stall timeout",
+    "connection_lost": "the connection ended in mid-answer",
+    "protocol_error": "the server broke the WebSocket protocol",
+    "message_too_big": "a message was longer than the limit",
+    "send_blocked": "the server stopped reading and our send queue reached its bound",
+    "server_error": "the server reported an error in the stream",
+}
+"""Error kinds of failed conversations."""
+
+CONNECT_ERRORS = {
+    "dns_error": "the host name did not resolve",
+    "refused": "the TCP connection was refused",
+    "connect_timeout": "no complete handshake within the connect timeout",
+    "unreachable": "no route to the host",
+    "reset": "the peer reset the connection during the handshake",
+    "tls_error": "the TLS handshake failed",
+    "handshake_status": "the server answered the upgrade with another HTTP status than 101",
+    "handshake_invalid": "the answer to the upgrade was no valid WebSocket handshake",
+    "generator_limit": "this machine ran out of descriptors or ports: our fault, not the target's",
+}
+"""Error kinds of failed connects."""
+
+# Smallest number of independent samples for which the percentile's estimate is early-stopping safe at 99 % confidence
+# (MLPerf Inference rules, early stopping criterion).
+MINIMUM_SAMPLES = {0.5: 11, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
+MINIMUM_CONVERSATIONS = 30
+"""Token percentiles need at least this many conversations: tokens of one conversation are correlated."""

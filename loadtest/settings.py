@@ -1,0 +1,322 @@
+"""The options of a load test: their names, defaults and help, and one checked object made of them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from websockets.exceptions import InvalidURI
+from websockets.uri import WebSocketURI, parse_uri
+
+from .arrivals import StopPlan
+from .population import Person, PopulationError, read_people, read_prompts
+
+SECRETS = ("bearer_token", "header")
+DRAIN_S = 5.0
+"""How long conversations in flight may go on after the end of a run before they are cut, unless --stop-timeout says otherwise."""
+
+
+class SettingsError(Exception):
+    """An option is wrong; the message says what was expected, what came and what to do."""
+
+
+def add_options(parser: Any) -> None:
+    """Add every option to Locust's parser. No digit in a name and no list: Locust's web form would lose them."""
+    add = parser.add_argument
+    add("--adapter", default="loadtest.typewriter:Typewriter", help="the target's protocol, as module:Class or path/to/file.py:Class")
+    add("--tokens", type=int, default=0, help="tokens an answer, asked of a reference server by query; 0 = the server's own default")
+    add("--gap-ms", type=float, default=-1.0, help="gap between tokens asked of a reference server; 0 = unpaced, -1 = its default")
+    add("--ttft-ms", type=float, default=-1.0, help="time to first token asked of a reference server; -1 = its default")
+    add("--window", type=int, default=1, help="tokens the server sends ahead of acknowledgements; 0 = no acknowledgements")
+    add("--server-query", default="", help="further query of the reference server, as name=value&name=value")
+    add("--loop", choices=["closed", "open"], default="closed", help="closed: users go on when answered; open: starts are due")
+    add("--rate", type=float, default=10.0, help="open loop: conversations per second in all")
+    add("--arrivals", choices=["constant", "poisson"], default="constant", help="open loop: how arrivals are spaced")
+    add("--when-full", choices=["late", "drop"], default="late", help="open loop: what becomes of an arrival that finds no free user")
+    add("--think-time", type=float, default=0.0, help="closed loop: seconds between an answer and the next prompt")
+    add("--conversations-per-connection", type=int, default=0, help="close and reconnect after so many; 0 = stay connected")
+    add("--stop-share", type=float, default=0.0, help="share of the conversations that are stopped, 0 to 1")
+    add("--stop-after-tokens", default="2-8", help="stop after a number of tokens drawn from A-B, and a drawn part of the gap after it")
+    add("--stop-after-ms", default="", help="stop a time drawn from A-B milliseconds after the prompt, instead")
+    add("--idle-share", type=float, default=0.0, help="share of the users that only hold a connection, 0 to 1")
+    add("--connect-rate", type=float, default=0.0, help="connects per second in all, evenly paced; 0 = the spawn rate")
+    add("--reconnect-backoff", type=float, default=0.5, help="seconds before another try after a failed connect, doubling")
+    add("--prompts", default="", help="file of prompts, one a line; empty = generated ones")
+    add("--prompt-bytes", type=int, default=32, help="length of generated prompts")
+    add("--users-file", default="", help="CSV with a row a user: columns url, token, header:NAME")
+    add("--header", default="", is_secret=True, help="extra headers of the handshake, as Name: value, several separated by |")
+    add("--bearer-token", default="", is_secret=True, help="sent as Authorization: Bearer ...")
+    add("--origin", default="", help="Origin header of the handshake")
+    add("--subprotocol", default="", help="subprotocols to offer, separated by commas")
+    add("--compression", action="store_true", default=False, help="offer permessage-deflate")
+    add("--insecure", action="store_true", default=False, help="wss: do not verify the server's certificate")
+    add("--ca-file", default="", help="wss: trust the authorities in this PEM file")
+    add("--connect-timeout", type=float, default=10.0, help="seconds for TCP, TLS and the upgrade together")
+    add("--stall-timeout", type=float, default=30.0, help="seconds without a message after which a conversation has failed")
+    add("--max-message-bytes", type=int, default=1 << 20, help="longest message accepted")
+    add("--fresh-masks", action="store_true", default=False, help="mask every frame afresh, which is slower")
+    add("--source-address", default="", help="local addresses to connect from, separated by commas")
+    add("--record-tokens", action="store_true", default=False, help="write a row for every token, with its text when the server traces")
+    add("--no-scrape", action="store_true", default=False, help="do not read the target's /metrics")
+    add("--warm-up", type=float, default=2.0, help="seconds after the users are there that are left out of the figures")
+    add("--steps", default="", help="ladder of users:seconds, separated by commas, such as 10:8,50:8")
+    add("--seed", type=int, default=1, help="seed of everything that is drawn")
+    add("--scenario-file", default="", include_in_web_ui=False, help="JSON that describes the scenario, kept in run.json")
+    add("--runs-folder", default="runs", help="where run directories are made")
+    add("--run-dir", default="", include_in_web_ui=False, help="this run's directory, which must not exist; empty = a new one by time")
+    add("--metrics-port", type=int, default=0, include_in_web_ui=False, help="serve live figures for Prometheus on this port; 0 = no")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """So many users for so many seconds."""
+
+    users: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options, checked."""
+
+    uri: WebSocketURI
+    url: str
+    adapter: str
+    window: int
+    open_loop: bool
+    rate_per_s: float
+    arrivals: str
+    drop_when_full: bool
+    think_time_s: float
+    conversations_per_connection: int
+    stop: StopPlan
+    expected_gap_s: float
+    idle_share: float
+    connect_rate_per_s: float
+    reconnect_backoff_s: float
+    prompts: tuple[str, ...]
+    prompt_bytes: int
+    people: tuple[Person, ...]
+    headers: tuple[tuple[str, str], ...]
+    origin: str | None
+    subprotocols: tuple[str, ...]
+    compression: bool
+    tls: ssl.SSLContext | None
+    connect_timeout_s: float
+    stall_timeout_s: float
+    max_message_bytes: int
+    fresh_masks: bool
+    source_addresses: tuple[str, ...]
+    record_tokens: bool
+    scrape: bool
+    warm_up_s: float
+    steps: tuple[Step, ...]
+    seed: int
+    runs_folder: Path
+    run_dir: Path | None
+    scenario_file: Path | None
+    metrics_port: int
+
+
+def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
+    """Make ``Settings`` of Locust's parsed options and the host; SettingsError with one sentence for the first thing wrong."""
+    low = _Bounds(options)
+    steps = _steps(options.steps)
+    stop_share = low.share("stop_share")
+    url = target_url(host, options)
+    return Settings(
+        uri=parse_target(url),
+        url=url,
+        adapter=options.adapter,
+        window=low.whole("window", 0, 1024),
+        open_loop=_choice("loop", options.loop, ("closed", "open")) == "open",
+        rate_per_s=low.number("rate", above=0),
+        arrivals=_choice("arrivals", options.arrivals, ("constant", "poisson")),
+        drop_when_full=_choice("when-full", options.when_full, ("late", "drop")) == "drop",
+        think_time_s=low.number("think_time"),
+        conversations_per_connection=low.whole("conversations_per_connection", 0),
+        stop=StopPlan(
+            stop_share,
+            tokens=None if options.stop_after_ms else _range("stop-after-tokens", options.stop_after_tokens),
+            after_ms=_range("stop-after-ms", options.stop_after_ms) if options.stop_after_ms else None,
+        ),
+        expected_gap_s=max(0.0, float(options.gap_ms)) / 1e3,
+        idle_share=low.share("idle_share"),
+        connect_rate_per_s=low.number("connect_rate"),
+        reconnect_backoff_s=low.number("reconnect_backoff"),
+        prompts=_file(read_prompts, options.prompts),
+        prompt_bytes=low.whole("prompt_bytes", 1, 1 << 16),
+        people=_file(read_people, options.users_file),
+        headers=_headers(options),
+        origin=options.origin or None,
+        subprotocols=_words(options.subprotocol),
+        compression=bool(options.compression),
+        tls=_tls(url, options),
+        connect_timeout_s=low.number("connect_timeout", above=0),
+        stall_timeout_s=low.number("stall_timeout", above=0),
+        max_message_bytes=low.whole("max_message_bytes", 1),
+        fresh_masks=bool(options.fresh_masks),
+        source_addresses=_words(options.source_address),
+        record_tokens=bool(options.record_tokens),
+        scrape=not options.no_scrape,
+        warm_up_s=low.number("warm_up"),
+        steps=steps,
+        seed=low.whole("seed", 0),
+        runs_folder=Path(options.runs_folder),
+        run_dir=Path(options.run_dir) if options.run_dir else None,
+        scenario_file=Path(options.scenario_file) if options.scenario_file else None,
+        metrics_port=low.whole("metrics_port", 0, 65535),
+    )
+
+
+def target_url(host: str | None, options: argparse.Namespace) -> str:
+    """The URL with what the options ask of a reference server added to its query; SettingsError without a usable host."""
+    if not host:
+        raise SettingsError("expected a target such as -H ws://127.0.0.1:8001/ws, got none")
+    parts = urlsplit(host)
+    if parts.scheme in ("http", "https"):
+        meant = parts._replace(scheme="wss" if parts.scheme == "https" else "ws")
+        raise SettingsError(f"expected a ws:// or wss:// URL, got {host!r}; try {urlunsplit(meant)}")
+    query = parse_qsl(parts.query, keep_blank_values=True) + parse_qsl(options.server_query, keep_blank_values=True)
+    if options.tokens:
+        query.append(("tokens", str(options.tokens)))
+    for name in ("gap_ms", "ttft_ms"):
+        if (value := float(getattr(options, name))) >= 0:
+            query.append((name, f"{value:g}"))
+    if options.window != 1:
+        query.append(("window", str(options.window)))
+    return urlunsplit(parts._replace(path=parts.path or "/", query=urlencode(query), fragment=""))
+
+
+def parse_target(url: str) -> WebSocketURI:
+    """A WebSocket URI; SettingsError when it is none."""
+    try:
+        return parse_uri(url)
+    except (InvalidURI, ValueError) as error:
+        raise SettingsError(f"expected a ws:// or wss:// URL, got {url!r}: {error}") from None
+
+
+def redact_url(url: str) -> str:
+    """The URL without user information and with the values of secret-looking parameters blanked."""
+    parts = urlsplit(url)
+    netloc = parts.netloc.rpartition("@")[2]
+    secret = re.compile(r"token|key|secret|password|auth|sig", re.IGNORECASE)
+    query = [(n, "***" if secret.search(n) and n not in ("tokens", "token_bytes", "tokens_cv") else v) for n, v in parse_qsl(parts.query)]
+    return urlunsplit(parts._replace(netloc=netloc, query=urlencode(query, safe="*")))
+
+
+def redact_options(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """The named options for run.json, secrets blanked."""
+    shown = {}
+    for name in names:
+        value = getattr(options, name)
+        shown[name] = "***" if name in SECRETS and value else value
+    return shown
+
+
+class _Bounds:
+    """Reads numbers out of the options and says which one is out of its range."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+
+    def number(self, name: str, above: float | None = None) -> float:
+        value = self._read(name, float)
+        if not math.isfinite(value) or value < 0 or (above is not None and value <= above):
+            raise SettingsError(f"expected --{name.replace('_', '-')} {'above 0' if above is not None else 'of at least 0'}, got {value:g}")
+        return float(value)
+
+    def share(self, name: str) -> float:
+        value = self._read(name, float)
+        if not 0 <= value <= 1:
+            raise SettingsError(f"expected --{name.replace('_', '-')} to be a share from 0 to 1, got {value:g}")
+        return float(value)
+
+    def whole(self, name: str, least: int, most: int | None = None) -> int:
+        value = self._read(name, int)
+        if value < least or (most is not None and value > most):
+            bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
+            raise SettingsError(f"expected --{name.replace('_', '-')} {bounds}, got {value}")
+        return int(value)
+
+    def _read(self, name: str, kind: type[int] | type[float]) -> int | float:
+        value = getattr(self._options, name)
+        try:
+            return kind(value)
+        except (TypeError, ValueError):
+            raise SettingsError(f"expected a number for --{name.replace('_', '-')}, got {value!r}") from None
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise SettingsError(f"expected --{name} to be one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+def _range(name: str, text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", text)
+    if match is None:
+        raise SettingsError(f"expected --{name} as a range such as 2-8, got {text!r}")
+    low, high = int(match[1]), int(match[2] or match[1])
+    if low > high:
+        raise SettingsError(f"expected --{name} with the smaller number first, got {text!r}")
+    return low, high
+
+
+def _steps(text: str) -> tuple[Step, ...]:
+    steps = []
+    for part in _words(text):
+        match = re.fullmatch(r"(\d{1,7}):(\d{1,6}(?:\.\d+)?)", part)
+        if match is None or int(match[1]) < 1 or float(match[2]) <= 0:
+            raise SettingsError(f"expected --steps as users:seconds such as 10:8,50:8, got {part!r}")
+        steps.append(Step(int(match[1]), float(match[2])))
+    return tuple(steps)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _headers(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    headers = []
+    for part in options.header.split("|"):
+        if not part.strip():
+            continue
+        name, separator, value = part.partition(":")
+        if not separator or re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name.strip()) is None:
+            raise SettingsError("expected --header as 'Name: value', got one without a name or a colon")
+        if any(c in value for c in "\r\n\0"):
+            raise SettingsError(f"expected --header {name.strip()} without line breaks, got some")
+        headers.append((name.strip(), value.strip()))
+    if options.bearer_token:
+        headers.append(("Authorization", f"Bearer {options.bearer_token}"))
+    return tuple(headers)
+
+
+def _tls(url: str, options: argparse.Namespace) -> ssl.SSLContext | None:
+    if urlsplit(url).scheme != "wss":
+        return None
+    try:
+        context = ssl.create_default_context(cafile=options.ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(f"cannot read the authorities in {options.ca_file}: {error}") from None
+    if options.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _file(read: Any, path: str) -> Any:
+    if not path:
+        return ()
+    try:
+        return read(Path(path))
+    except PopulationError as error:
+        raise SettingsError(str(error)) from None

@@ -1,0 +1,50 @@
+"""What the target says of itself: its /metrics, where it has one, read once a second beside our own counts."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+
+from prometheus_client.parser import text_string_to_metric_families
+from websockets.uri import WebSocketURI
+
+_TIMEOUT_S = 2.0
+_LARGEST_BYTES = 1 << 20
+COLUMNS = {
+    "streamgauge_connections_open": ("server_open", 1.0),
+    "streamgauge_connections_streaming": ("server_streaming", 1.0),
+    "streamgauge_tokens_total": ("server_tokens", 1.0),
+    "process_cpu_seconds_total": ("server_cpu_ns", 1e9),
+    "process_resident_memory_bytes": ("server_rss_bytes", 1.0),
+}
+"""Sample name to column of ``intervals`` and the factor to its unit."""
+
+
+def read_target_metrics(uri: WebSocketURI, tls: ssl.SSLContext | None) -> dict[str, float] | None:
+    """All samples of the reference server's /metrics by name with labels, or None where there is no such page."""
+    connection = (
+        http.client.HTTPSConnection(uri.host, uri.port, timeout=_TIMEOUT_S, context=tls)
+        if uri.secure
+        else http.client.HTTPConnection(uri.host, uri.port, timeout=_TIMEOUT_S)
+    )
+    try:
+        connection.request("GET", "/metrics")
+        response = connection.getresponse()
+        text = response.read(_LARGEST_BYTES).decode()
+        if response.status != http.HTTPStatus.OK or "streamgauge_connections_open" not in text:
+            return None
+        samples = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+                samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = float(sample.value)
+        return samples
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+
+
+def interval_columns(samples: dict[str, float]) -> dict[str, int]:
+    """The samples that ``intervals`` has a column for, in its units."""
+    return {column: round(samples[name] * factor) for name, (column, factor) in COLUMNS.items() if name in samples}

@@ -1,0 +1,1 @@
+"""Reads a run directory and turns it into figures, charts and a page."""
