@@ -17,12 +17,17 @@ from gevent.event import Event
 
 from .arrivals import SECOND_NS, Pacing
 from .clock import Clock
-from .recorder import Flush, Recorder
+from .conversation import Conversation
+from .recorder import Flush, Recorder, Stall
 
 if TYPE_CHECKING:
     from .stream import Stream
 
 _TICK_S = 0.02
+_ABSORB_EVERY = 4
+_PORTIONS = 6
+"""What is new is measured in portions, one every few ticks: every conversation in flight about twice a second, and none of the
+portions holds the engine up for long."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STATM = Path("/proc/self/statm")
 
@@ -65,6 +70,8 @@ class Engine:
         self._cpu_ns = time.process_time_ns()
         self._flushed_at = time.monotonic_ns()
         self._last_second = -1
+        self._ticks = 0
+        self._portions: list[list[Conversation]] = []
 
     def resolve(self, host: str, port: int) -> tuple[int, Any]:
         """Address family and socket address of a host, resolved once; OSError when it does not resolve."""
@@ -91,12 +98,33 @@ class Engine:
         if self._sweeper is not None:
             self._sweeper.kill()
             self._sweeper = None
+        try:
+            self.recorder.absorb(time.monotonic_ns(), self._running())
+        except OSError as error:
+            self.broken(error)
         self.flush()
+
+    def _running(self) -> list[Conversation]:
+        return [stream.conversation for stream in self.streams if stream.conversation is not None]
 
     def _tick(self) -> None:
         now = time.monotonic_ns()
-        self.recorder.loop_ticked(self._expected_tick, now)
+        if stall := self.recorder.loop_ticked(self._expected_tick, now):
+            self.recorder.taint(stall, self._running())
         self._expected_tick = now + round(_TICK_S * SECOND_NS)
+        self._ticks += 1
+        if self._ticks % _ABSORB_EVERY:
+            return
+        if not self._portions:
+            running = self._running()
+            size = len(running) // _PORTIONS + 1
+            self._portions = [running[at : at + size] for at in range(0, len(running), size)]
+        portion = self._portions.pop() if self._portions else []
+        if portion or self.recorder.pending:
+            try:
+                self.recorder.absorb(now, [c for c in portion if not c.outcome])
+            except OSError as error:
+                self.broken(error)
 
     def _sweep_every_second(self) -> None:
         while True:
@@ -122,7 +150,8 @@ class Engine:
         step = self.clock.check()
         now = time.monotonic_ns()
         if step:
-            self.recorder.clock_stepped(self._flushed_at, now)
+            # Stamps taken since the last look cannot be told from latency.
+            self.recorder.taint(Stall(self._flushed_at, now, "clock_step"), self._running())
         # A saturated process may be so late that a flush comes within the second of the one before; a second has one row of gauges.
         second = max(0, (now - self.recorder.origin - 1) // SECOND_NS)
         gauges: dict[str, int] = {}
@@ -138,9 +167,8 @@ class Engine:
             **self.server_counts,
         }
         self._flushed_at, self._cpu_ns = now, cpu
-        running = [stream.conversation for stream in self.streams if stream.conversation is not None]
         try:
-            flush = self.recorder.flush(now, running, gauges, process)
+            flush = self.recorder.flush(now, gauges, process)
         except OSError as error:
             self.broken(error)
             return

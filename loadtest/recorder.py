@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,11 +45,11 @@ class Flush:
     """What one flush found new, for live views: values in ns by metric, counts by name, errors by kind."""
 
     second: int
-    values: dict[str, Ints] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    gauges: dict[str, int] = field(default_factory=dict)
-    conversation_errors: Counter[str] = field(default_factory=Counter)
-    connect_errors: Counter[str] = field(default_factory=Counter)
+    values: dict[str, Ints]
+    counts: dict[str, int]
+    gauges: dict[str, int]
+    conversation_errors: Counter[str]
+    connect_errors: Counter[str]
 
 
 class Recorder:
@@ -66,10 +67,14 @@ class Recorder:
         self._record_tokens = record_tokens
         self._finished: list[Conversation] = []
         self._connections: list[dict[str, Any]] = []
-        self._stalls: list[Stall] = []
         self._loop_lag_max = 0
+        self._lag_max = 0
         self._connect_times: list[int] = []
-        self._send_delays: list[int] = []
+        # Gathered since the last flush: new values by metric, tokens by second of arrival, histograms by second, metric and taint.
+        self._values: dict[str, list[Ints]] = {}
+        self._tokens: dict[int, int] = {}
+        self._histograms: dict[tuple[int, str, bool], Histogram] = {}
+        self._errors: Counter[str] = Counter()
         self._next_conversation = 0
         self._next_connection = 0
 
@@ -99,109 +104,139 @@ class Recorder:
                 row[name] -= self.origin
         self._connections.append(row)
 
-    def loop_ticked(self, expected: int, now: int) -> None:
-        """The process was to run at ``expected`` and ran at ``now``: note its lag, and a stall when it is too long."""
+    def loop_ticked(self, expected: int, now: int) -> Stall | None:
+        """The process was to run at ``expected`` and ran at ``now``: note its lag; a Stall when it is too long, for ``taint``."""
         lag = now - expected
         self._loop_lag_max = max(self._loop_lag_max, lag)
-        if lag > TAINT_LAG_NS:
-            self._stalls.append(Stall(expected, now, "loop_stall"))
+        return Stall(expected, now, "loop_stall") if lag > TAINT_LAG_NS else None
 
-    def clock_stepped(self, since: int, now: int) -> None:
-        """The wall clock was set some time between ``since`` and ``now``: stamps in between cannot be told from latency."""
-        self._stalls.append(Stall(since, now, "clock_step"))
+    def taint(self, stall: Stall, in_flight: Iterable[Conversation]) -> None:
+        """Mark what overlaps the stall: conversations in flight, and those that ended in it but are not absorbed yet."""
+        for c in chain(self._finished, in_flight):
+            if c.sent < stall.end and (c.ended_read == NEVER or c.ended_read > stall.start):
+                c.taint = c.taint or stall.kind
 
-    def _taint(self, conversations: Iterable[Conversation], now: int) -> None:
-        if not self._stalls:
-            return
-        for c in conversations:
-            for stall in self._stalls:
-                if c.sent < stall.end and (now if c.ended_read == NEVER else c.ended_read) > stall.start:
-                    c.taint = c.taint or stall.kind
+    @property
+    def pending(self) -> int:
+        """How many finished conversations wait to be absorbed."""
+        return len(self._finished)
 
-    def flush(self, now: int, in_flight: Iterable[Conversation], gauges: Mapping[str, int], process: Mapping[str, int | None]) -> Flush:
-        """Write what is new up to ``now`` (monotonic ns) and return it.
+    def absorb(self, now: int, in_flight: Iterable[Conversation] = ()) -> None:
+        """Measure the conversations finished since the last call and what is new of those given, and write the finished ones' rows.
+
+        Called in small portions many times a second, so that the work never holds the engine up for long. OSError when the disk is full.
+        """
+        finished, self._finished = self._finished, []
+        everyone = [*finished, *in_flight]
+        tokens = measure(everyone)
+        if (late := tokens.lag > TAINT_LAG_NS).any():
+            for position in np.unique(tokens.owner[late]).tolist():
+                everyone[position].taint = everyone[position].taint or "receive_lag"
+        rows = [finished_row(c, self.origin) for c in finished]
+        self._count_outcomes(rows)
+        self._absorb_tokens(tokens, everyone)
+        self._absorb_rows(rows)
+        self._append_rows("conversations", rows)
+
+    def flush(self, now: int, gauges: Mapping[str, int], process: Mapping[str, int | None]) -> Flush:
+        """Write the second that has passed by ``now`` (monotonic ns) and return what was new in it.
 
         ``gauges`` (users, opening, open, streaming) and ``process`` (cpu_ns, rss_bytes, covered_ns, clock_step_ns, and the server's
         own counts where they are known) go into this second's row. OSError when the disk is full.
         """
-        finished, self._finished = self._finished, []
-        running = list(in_flight)
-        everyone = finished + running
-        self._taint(everyone, now)
-        self._stalls.clear()
-        tokens = measure(everyone)
-        lag = tokens.lag
-        if (late := lag > TAINT_LAG_NS).any():
-            for position in np.unique(tokens.owner[late]).tolist():
-                everyone[position].taint = everyone[position].taint or "receive_lag"
-        # A flush belongs to the second that has just passed.
+        self.absorb(now)
         second = max(0, (now - self.origin - 1) // SECOND_NS)
-        flush = Flush(second, gauges=dict(gauges))
-        histograms: dict[tuple[int, str, bool], Histogram] = {}
-        rows = [finished_row(c, self.origin) for c in finished]
-        self._count_outcomes(rows, flush)
-        self._record_tokens_of(tokens, everyone, flush, histograms)
-        self._record_rows(rows, second, flush, histograms)
-        self._write(rows, tokens, everyone, histograms)
-        self._write_intervals(second, tokens, lag, flush, process)
-        return flush
+        if self._connect_times:
+            times, self._connect_times = np.array(self._connect_times, dtype=np.int64), []
+            self._note("connect_time", times)
+            self._add(second, "connect_time", False, times)
+        connections, self._connections = self._connections, []
+        connect_errors = Counter(row["error"] for row in connections if row["outcome"] == "failed")
+        self._append_rows("connections", connections)
+        histograms, self._histograms = self._histograms, {}
+        encoded = [(key, h, h.encode()) for key, h in histograms.items()]
+        self._append_rows(
+            "histograms",
+            [
+                {
+                    "second": at, "metric": metric, "tainted": tainted, "index": index, "count": count,
+                    "total": h.total, "minimum": h.minimum, "maximum": h.maximum,
+                }
+                for (at, metric, tainted), h, (index, count) in encoded
+            ],
+        )  # fmt: skip
+        counts = self._write_intervals(second, gauges, process)
+        values = {metric: np.concatenate(parts) for metric, parts in self._values.items()}
+        errors, self._errors, self._values = self._errors, Counter(), {}
+        return Flush(second, values, counts, dict(gauges), errors, connect_errors)
 
-    def _count_outcomes(self, rows: list[dict[str, Any]], flush: Flush) -> None:
+    def _count_outcomes(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             self.counts["conversations_" + row["outcome"]] += 1
             if row["tainted"]:
                 self.counts["conversations_tainted"] += 1
             if row["error"] is not None:
-                flush.conversation_errors[row["error"]] += 1
+                self._errors[row["error"]] += 1
 
-    def _record_tokens_of(
-        self, tokens: Measured, everyone: Sequence[Conversation], flush: Flush, histograms: dict[tuple[int, str, bool], Histogram]
-    ) -> None:
-        self.counts["messages"] += tokens.arrival.size
-        self.counts["coalesced"] += int(tokens.coalesced.sum())
-        if not tokens.arrival.size:
+    def _absorb_tokens(self, tokens: Measured, everyone: Sequence[Conversation]) -> None:
+        size = tokens.arrival.size
+        if not size:
             return
-        windows = np.fromiter((c.window for c in everyone), dtype=np.int64, count=len(everyone))
-        self.counts["acks_sent"] += int((windows[tokens.owner] > 0).sum())
-        tainted = np.fromiter((c.taint is not None for c in everyone), dtype=np.bool_, count=len(everyone))[tokens.owner]
+        lag = tokens.lag
+        self._lag_max = max(self._lag_max, int(lag.max()))
+        self.counts["messages"] += size
+        self.counts["coalesced"] += int(tokens.coalesced.sum())
+        self.counts["acks_sent"] += int(self._each(everyone, tokens, (c.window > 0 for c in everyone)).sum())
+        tainted = self._each(everyone, tokens, (c.taint is not None for c in everyone)).astype(np.bool_)
+        # Tokens belong to the second of their arrival.
         seconds = np.maximum((tokens.arrival - self.origin) // SECOND_NS, 0)
-        for metric, values in (("itl", tokens.gap), ("token_latency", tokens.latency), ("receive_lag", tokens.lag)):
-            if metric == "receive_lag":
-                present = np.ones(values.size, dtype=np.bool_)
-                # Stamp and read come from two clocks that agree to well under a microsecond; less than nothing is nothing.
-                values = np.maximum(values, 0)  # noqa: PLW2901
-            else:
-                present = values != NEVER
+        distinct, sizes = np.unique(seconds, return_counts=True)
+        for second, count in zip(distinct.tolist(), sizes.tolist(), strict=True):
+            self._tokens[second] = self._tokens.get(second, 0) + count
+        # Stamp and read come from two clocks that agree to well under a microsecond; less than nothing is nothing.
+        for metric, values in (("itl", tokens.gap), ("token_latency", tokens.latency), ("receive_lag", np.maximum(lag, 0))):
+            present = values != NEVER
             clean = present & ~tainted
-            flush.values[metric] = values[clean]
-            for second in np.unique(seconds[present]).tolist():
-                for flag, chosen in ((False, clean), (True, present & tainted)):
-                    self._add(histograms, second, metric, flag, values[chosen & (seconds == second)])
+            self._note(metric, values[clean])
+            for second in distinct.tolist():
+                here = seconds == second if len(distinct) > 1 else True
+                self._add(second, metric, False, values[clean & here])
+                self._add(second, metric, True, values[present & tainted & here])
+        if self._record_tokens:
+            self._sink.append(
+                "tokens",
+                {
+                    "worker": [self.worker] * size, "connection": self._each(everyone, tokens, (c.connection for c in everyone)),
+                    "conversation": self._each(everyone, tokens, (c.number for c in everyone)), "sequence": tokens.sequence,
+                    "arrival_at_ns": tokens.arrival - self.origin, "read_at_ns": tokens.read - self.origin,
+                    "coalesced": tokens.coalesced, "text": tokens.texts,
+                },
+            )  # fmt: skip
 
-    def _record_rows(
-        self, rows: list[dict[str, Any]], second: int, flush: Flush, histograms: dict[tuple[int, str, bool], Histogram]
-    ) -> None:
-        if self._connect_times:
-            times, self._connect_times = np.array(self._connect_times, dtype=np.int64), []
-            flush.values["connect_time"] = times
-            self._add(histograms, second, "connect_time", False, times)
+    @staticmethod
+    def _each(everyone: Sequence[Conversation], tokens: Measured, values: Iterable[int]) -> Ints:
+        """A value of each conversation, spread over its tokens."""
+        return np.fromiter(values, dtype=np.int64, count=len(everyone))[tokens.owner]
+
+    def _absorb_rows(self, rows: list[dict[str, Any]]) -> None:
         for metric in ("send_delay", "ttft", "ttft_due", "e2e", "e2e_due", "tpot", "stop_latency"):
             column = metric + "_ns"
             by_second: dict[tuple[int, bool], list[int]] = {}
-            clean: list[int] = []
             for row in rows:
-                if (value := row[column]) is None:
-                    continue
-                start = row["sent_at_ns"] if row["due_at_ns"] is None else row["due_at_ns"]
-                by_second.setdefault((max(0, start // SECOND_NS), row["tainted"]), []).append(value)
-                if not row["tainted"]:
-                    clean.append(value)
-            if clean:
-                flush.values[metric] = np.array(clean, dtype=np.int64)
-            for (start_second, flag), values in by_second.items():
-                self._add(histograms, start_second, metric, flag, np.array(values, dtype=np.int64))
+                if (value := row[column]) is not None:
+                    start = row["sent_at_ns"] if row["due_at_ns"] is None else row["due_at_ns"]
+                    by_second.setdefault((max(0, start // SECOND_NS), row["tainted"]), []).append(value)
+            for (second, tainted), found in by_second.items():
+                values = np.array(found, dtype=np.int64)
+                self._add(second, metric, tainted, values)
+                if not tainted:
+                    self._note(metric, values)
 
-    def _add(self, histograms: dict[tuple[int, str, bool], Histogram], second: int, metric: str, tainted: bool, values: Ints) -> None:
+    def _note(self, metric: str, values: Ints) -> None:
+        if values.size:
+            self._values.setdefault(metric, []).append(values)
+
+    def _add(self, second: int, metric: str, tainted: bool, values: Ints) -> None:
         if not values.size:
             return
         outside = (values < 0) | (values > MAX_VALUE)
@@ -209,62 +244,25 @@ class Recorder:
             self.counts["clamped"] += int(outside.sum())
             values = np.clip(values, 0, MAX_VALUE)
         key = (second, metric, tainted)
-        if key not in histograms:
-            histograms[key] = Histogram()
-        histograms[key].record(values)
-
-    def _write(
-        self,
-        rows: list[dict[str, Any]],
-        tokens: Measured,
-        everyone: Sequence[Conversation],
-        histograms: Mapping[tuple[int, str, bool], Histogram],
-    ) -> None:
-        self._append_rows("conversations", rows)
-        connections, self._connections = self._connections, []
-        self._append_rows("connections", connections)
-        encoded = [(key, h, h.encode()) for key, h in histograms.items()]
-        self._append_rows(
-            "histograms",
-            [
-                {
-                    "second": second, "metric": metric, "tainted": tainted, "index": index, "count": count,
-                    "total": h.total, "minimum": h.minimum, "maximum": h.maximum,
-                }
-                for (second, metric, tainted), h, (index, count) in encoded
-            ],
-        )  # fmt: skip
-        if self._record_tokens and tokens.arrival.size:
-            numbers = np.fromiter((c.number for c in everyone), dtype=np.int64, count=len(everyone))[tokens.owner]
-            connection = np.fromiter((c.connection for c in everyone), dtype=np.int64, count=len(everyone))[tokens.owner]
-            self._sink.append(
-                "tokens",
-                {
-                    "worker": [self.worker] * tokens.arrival.size, "connection": connection, "conversation": numbers,
-                    "sequence": tokens.sequence, "arrival_at_ns": tokens.arrival - self.origin,
-                    "read_at_ns": tokens.read - self.origin, "coalesced": tokens.coalesced, "text": tokens.texts,
-                },
-            )  # fmt: skip
+        if key not in self._histograms:
+            self._histograms[key] = Histogram()
+        self._histograms[key].record(values)
 
     def _append_rows(self, table: str, rows: list[dict[str, Any]]) -> None:
         if rows:
             columns = {f.name: [row.get(f.name) for row in rows] for f in TABLES[table] if f.name != "worker"}
             self._sink.append(table, {"worker": [self.worker] * len(rows), **columns})
 
-    def _write_intervals(self, second: int, tokens: Measured, lag: Ints, flush: Flush, process: Mapping[str, int | None]) -> None:
-        # Tokens belong to the second of their arrival, which a late read makes an earlier one than this.
-        seconds = np.maximum((tokens.arrival - self.origin) // SECOND_NS, 0)
-        per_second = dict(zip(*(part.tolist() for part in np.unique(seconds, return_counts=True)), strict=True))
+    def _write_intervals(self, second: int, gauges: Mapping[str, int], process: Mapping[str, int | None]) -> dict[str, int]:
+        per_second, self._tokens = self._tokens, {}
         counts, self.counts = self.counts, dict.fromkeys(COUNTERS, 0)
-        extra = counts["tokens"]
-        counts["tokens"] = 0
+        # Tokens beyond the first of a message were counted as they came; the others by the second of their arrival.
+        extra, arrived = counts["tokens"], sum(per_second.values())
         none = dict.fromkeys(COUNTERS, 0)
         rows: list[dict[str, Any]] = [{**none, "second": s, "tokens": n} for s, n in per_second.items() if s != second]
         counts["tokens"] = per_second.get(second, 0) + extra
-        lag_max = int(lag.max()) if lag.size else None
-        rows.append(
-            {**counts, **flush.gauges, **process, "second": second, "loop_lag_max_ns": self._loop_lag_max, "receive_lag_max_ns": lag_max}
-        )
-        self._loop_lag_max = 0
-        flush.counts = {**counts, "tokens": int(tokens.arrival.size) + extra}
+        lags = {"loop_lag_max_ns": self._loop_lag_max, "receive_lag_max_ns": self._lag_max}
+        rows.append({**counts, **gauges, **process, **lags, "second": second})
+        self._loop_lag_max = self._lag_max = 0
         self._append_rows("intervals", rows)
+        return {**counts, "tokens": arrived + extra}
