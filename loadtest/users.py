@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -92,7 +91,7 @@ class ConversationUser(User):
         self.run_in_progress: Run = environment.streamgauge_run
         run = self.run_in_progress
         self.number = run.number_user()
-        self.draw = random.Random(f"{run.settings.seed}:{run.worker}:{self.number}")
+        self.conversations = 0
         # Spread evenly over the users instead of drawn, so that the share is what was asked for whatever their number.
         share = run.settings.idle_share
         self.holds = int((self.number + 1) * share) > int(self.number * share)
@@ -133,10 +132,12 @@ class ConversationUser(User):
             self._leave_wait()
             if stream.closed is not None and (stream := self.connected()) is None:
                 return None
+        draw = run.draw_for(self.number, self.conversations)
+        self.conversations += 1
         conversation = Conversation(stream.number, run.engine.recorder.number_conversation(), run.users(), stream.adapter.window, due)
         if prompt is None:
-            prompt = self.draw.choice(settings.prompts) if settings.prompts else generate_prompt(self.draw, settings.prompt_bytes)
-        stream.converse(conversation, prompt, settings.stop.draw(self.draw), settings.expected_gap_s)
+            prompt = draw.choice(settings.prompts) if settings.prompts else generate_prompt(draw, settings.prompt_bytes)
+        stream.converse(conversation, prompt, settings.stop.draw(draw), settings.expected_gap_s)
         if stream.closed is not None:
             self.stream = None
         elif settings.conversations_per_connection and stream.conversations >= settings.conversations_per_connection:
@@ -163,7 +164,7 @@ class ConversationUser(User):
             self.failures += 1
             backoff = min(_BACKOFF_LIMIT_S, run.settings.reconnect_backoff_s * 2 ** min(self.failures - 1, 10))
             # Half fixed and half drawn: users cut off together do not come back together.
-            self.pause(backoff * (0.5 + 0.5 * self.draw.random()))
+            self.pause(backoff * (0.5 + 0.5 * run.draw_for(self.number, -self.failures).random()))
             return None
         self.failures = 0
         self.stream = stream
