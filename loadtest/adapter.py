@@ -53,6 +53,7 @@ def load_adapter(name: str) -> Any:
     place, separator, attribute = name.rpartition(":")
     if not separator or not place or not attribute:
         raise AdapterError(f"expected an adapter as module:Class or path/to/file.py:Class, got {name!r}")
+    unique = ""
     try:
         if place.endswith(".py"):
             path = Path(place).resolve()
@@ -68,6 +69,7 @@ def load_adapter(name: str) -> Any:
     except AdapterError:
         raise
     except Exception as error:
+        sys.modules.pop(unique, None)
         raise AdapterError(f"cannot load the adapter {name!r}: {type(error).__name__}: {error}") from None
     found = getattr(module, attribute, None)
     if not callable(found):
@@ -83,6 +85,11 @@ def make_adapter(cls: Any, options: Mapping[str, str | int | float]) -> Adapter:
         raise AdapterError(f"cannot make an adapter from {cls!r}: {type(error).__name__}: {error}") from None
     missing = [part for part in ("acknowledgement", "window", "start", "receive", "stop") if not hasattr(adapter, part)]
     if missing:
-        raise AdapterError(f"the adapter {cls.__name__} lacks {', '.join(missing)}; see loadtest/adapter.py for what each means")
+        raise AdapterError(f"the adapter {type(adapter).__name__} lacks {', '.join(missing)}; see loadtest/adapter.py for what each means")
+    if type(adapter.window) is not int or adapter.window < 0:
+        raise AdapterError(f"expected the window of {type(adapter).__name__} as a whole number of at least 0, found {adapter.window!r}")
+    if not isinstance(adapter.acknowledgement, str | bytes | None):
+        found = type(adapter.acknowledgement).__name__
+        raise AdapterError(f"expected the acknowledgement of {type(adapter).__name__} as text, bytes or None, found {found}")
     made: Adapter = adapter
     return made

@@ -34,8 +34,8 @@ class Conversation:
 
     __slots__ = (
         "arrivals", "coalesced", "connection", "cut", "detail", "due", "ended_arrival", "ended_read", "error", "extra_tokens",
-        "first_arrival", "lag_max", "last_arrival", "longest", "number", "offset", "outcome", "overrun", "reads", "received_bytes",
-        "recorded", "sent", "stop_delay_s", "stop_index", "stop_sent", "taint", "texts", "users", "window",
+        "extras", "first_arrival", "lag_max", "last_arrival", "longest", "number", "offset", "outcome", "overrun", "reads",
+        "received_bytes", "recorded", "sent", "stop_delay_s", "stop_index", "stop_sent", "taint", "texts", "users", "window",
     )  # fmt: skip
 
     def __init__(self, connection: int, number: int, users: int, window: int, due: int = NEVER) -> None:
@@ -60,8 +60,9 @@ class Conversation:
         self.detail: str | None = None
         self.taint: str | None = None
         self.received_bytes = 0
-        # Tokens beyond the first of a message that carried several.
+        # Tokens beyond the first of messages that carried several; and those not measured yet, each with its place in ``arrivals``.
         self.extra_tokens = 0
+        self.extras: list[tuple[int, int]] | None = None
         # What earlier drains have already recorded: entries cut from the lists, and how many of those left are recorded.
         self.cut = 0
         self.recorded = 0
@@ -84,11 +85,18 @@ class Conversation:
             return ClientState.STOPPING
         return ClientState.STREAMING if self.messages else ClientState.WAITING
 
+    def add_extra(self, tokens: int) -> None:
+        """The message appended last carried so many tokens beyond its first."""
+        self.extra_tokens += tokens
+        if self.extras is None:
+            self.extras = []
+        self.extras.append((len(self.arrivals) - 1, tokens))
+
     def end(self, arrival: int, read: int) -> None:
         """The end message has come: the table names the outcome."""
         self.ended_arrival, self.ended_read = arrival, read
         verdict = client_step(self.state, ClientEvent.END).verdict
-        if verdict == STOPPED and arrival - self.offset < self.stop_sent:
+        if verdict == STOPPED and arrival - self.offset <= self.stop_sent:
             # The end was already in the kernel when stop was sent: the server never had a running answer to stop.
             verdict = COMPLETED if self.messages else EMPTY
         self.outcome = {COMPLETED: "completed", STOPPED: "stopped", EMPTY: "empty"}[verdict]
@@ -114,7 +122,7 @@ class Measured:
     """New tokens of many conversations, one entry a message, in the order of the conversations; instants are monotonic.
 
     ``gap`` and ``latency`` are NEVER where there is none: no earlier token, or a window that was not full. ``owner`` is the
-    position of the conversation in what ``measure`` was given.
+    position of the conversation in what ``measure`` was given, ``extra`` the number of tokens beyond the first in the message.
     """
 
     owner: Ints
@@ -123,6 +131,7 @@ class Measured:
     read: Ints
     gap: Ints
     latency: Ints
+    extra: Ints
     coalesced: Flags
     texts: list[str | None]
 
@@ -140,15 +149,16 @@ def measure(conversations: Sequence[Conversation]) -> Measured:
     """Derive the gaps, latencies and lags of all tokens not yet recorded, and mark them as recorded.
 
     ``gap`` is arrival(k) - arrival(k-1). ``latency`` is arrival(k) minus the acknowledgement of token k - W, where the window was
-    full when that acknowledgement was sent (token k - 1 had arrived by then) and the token came after it. The lists are cut to the
-    last W entries, which later tokens still need. Updates each conversation's running extremes.
+    full when that acknowledgement was sent (token k - 1 had arrived by then) and the token came after it; with W = 1 the
+    acknowledged token is token k - 1 itself. k counts messages, each of which has one acknowledgement. The lists are cut to the last
+    W entries, which later tokens still need. Updates each conversation's running extremes.
     """
     fresh = [(position, c) for position, c in enumerate(conversations) if len(c.arrivals) > c.recorded]
     lengths = np.array([len(c.arrivals) for _, c in fresh], dtype=np.int64)
     total = int(lengths.sum())
     if total == 0:
         none = np.empty(0, dtype=np.int64)
-        return Measured(none, none, none, none, none, none, np.empty(0, dtype=np.bool_), [])
+        return Measured(none, none, none, none, none, none, none, np.empty(0, dtype=np.bool_), [])
 
     def spread(values: Iterable[int]) -> Ints:
         return np.repeat(np.fromiter(values, dtype=np.int64, count=len(fresh)), lengths)
@@ -168,16 +178,23 @@ def measure(conversations: Sequence[Conversation]) -> Measured:
     opener = place - window
     opened = (window > 0) & (index >= window)
     acknowledged = read[np.maximum(opener, 0)]
-    opened &= (arrival[previous] <= acknowledged) & (arrival >= acknowledged)
+    # Two clocks that agree but for their reading error must not empty the window of one.
+    opened &= ((window == 1) | (arrival[previous] <= acknowledged)) & (arrival >= acknowledged)
     latency = np.where(opened, arrival - acknowledged, NEVER)
     new = index >= spread(c.recorded for _, c in fresh)
     stop = spread(c.stop_sent for _, c in fresh)
     overrun = new & (stop != NEVER) & (arrival > stop)
+    extra = np.zeros(total, dtype=np.int64)
+    for (_, c), start in zip(fresh, starts.tolist(), strict=True):
+        if c.extras is not None:
+            for at, count in c.extras:
+                extra[start + at] = count
+            c.extras = None
 
     lag_max = np.maximum.reduceat(np.where(new, read - arrival, 0), starts).tolist()
     longest = np.maximum.reduceat(np.where(new, gap, NEVER), starts).tolist()
     joined = np.add.reduceat(new & coalesced, starts, dtype=np.int64).tolist()
-    after_stop = np.add.reduceat(overrun, starts, dtype=np.int64).tolist()
+    after_stop = np.add.reduceat(np.where(overrun, 1 + extra, 0), starts).tolist()
     firsts = arrival[starts].tolist()
     lasts = arrival[starts + lengths - 1].tolist()
     texts: list[str | None] = []
@@ -206,7 +223,7 @@ def measure(conversations: Sequence[Conversation]) -> Measured:
             if c.stop_index != NEVER:
                 c.stop_index -= surplus
         c.recorded = len(c.arrivals)
-    return Measured(owner, sequence, arrival[new], read[new], gap[new], latency[new], coalesced[new], texts)
+    return Measured(owner, sequence, arrival[new], read[new], gap[new], latency[new], extra[new], coalesced[new], texts)
 
 
 def finished_row(c: Conversation, origin: int) -> dict[str, Any]:
@@ -249,7 +266,7 @@ def finished_row(c: Conversation, origin: int) -> dict[str, Any]:
         "ttft_due_ns": since(due, first),
         "e2e_ns": since(c.sent, own_end),
         "e2e_due_ns": since(due, own_end),
-        "tpot_ns": None if first is None or tokens < 2 else (c.last_arrival - first) // (tokens - 1),
+        "tpot_ns": None if first is None or tokens < 2 else max(0, c.last_arrival - first) // (tokens - 1),
         "longest_stall_ns": None if c.longest == NEVER else c.longest,
         "stop_latency_ns": since(stop, ended) if c.outcome == "stopped" else None,
         "overrun_tokens": c.overrun if stop is not None else None,

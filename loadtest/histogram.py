@@ -25,9 +25,16 @@ MAX_VALUE = (1 << 62) - 1
 Ints = npt.NDArray[np.int64]
 
 
+def _integers(values: npt.ArrayLike) -> Ints:
+    try:
+        return np.asarray(values, dtype=np.int64)
+    except OverflowError:
+        raise ValueError(f"expected values in 0..{MAX_VALUE}, got one beyond 64 bits; clamp them and count the clamping") from None
+
+
 def bucket_index(values: npt.ArrayLike) -> Ints:
     """Bucket numbers of ``values`` (int64, 0..MAX_VALUE); ValueError outside that range."""
-    array = np.asarray(values, dtype=np.int64)
+    array = _integers(values)
     if array.size == 0:
         return np.empty(0, dtype=np.int64)
     if int(array.min()) < 0 or int(array.max()) > MAX_VALUE:
@@ -42,6 +49,9 @@ def bucket_index(values: npt.ArrayLike) -> Ints:
         mantissa = array >> shift
     index: Ints = shift * SUB_BUCKETS + mantissa
     return index
+
+
+_LAST_BUCKET = int(bucket_index([MAX_VALUE])[0])
 
 
 def bucket_bounds(index: npt.ArrayLike) -> tuple[Ints, Ints]:
@@ -66,12 +76,13 @@ class Histogram:
 
     def record(self, values: npt.ArrayLike) -> None:
         """Add a batch of values (0..MAX_VALUE, any shape); an empty batch changes nothing."""
-        array = np.asarray(values, dtype=np.int64).ravel()
+        array = _integers(values).ravel()
         if array.size == 0:
             return
         index, counts = np.unique(bucket_index(array), return_counts=True)
-        # An int64 sum of nanoseconds overflows only beyond 292 years of latency in one batch.
-        self._add(index.tolist(), counts.tolist(), int(array.sum()), int(array.min()), int(array.max()))
+        largest = int(array.max())
+        total = int(array.sum()) if largest * array.size <= MAX_VALUE else sum(array.tolist())
+        self._add(index.tolist(), counts.tolist(), total, int(array.min()), largest)
 
     def merge(self, other: Histogram) -> None:
         """Add the counts of ``other``."""
@@ -81,8 +92,8 @@ class Histogram:
     def add_counts(self, index: Iterable[int], counts: Iterable[int], total: int, minimum: int, maximum: int) -> None:
         """Add encoded counts, as ``encode`` gave them; ValueError when a number cannot be a bucket or a count."""
         index, counts = list(index), list(counts)
-        if len(index) != len(counts) or any(i < 0 for i in index) or any(c <= 0 for c in counts):
-            raise ValueError("expected one positive count for each bucket number >= 0; the encoded histogram is damaged")
+        if len(index) != len(counts) or any(not 0 <= i <= _LAST_BUCKET for i in index) or any(c <= 0 for c in counts):
+            raise ValueError(f"expected a positive count for each bucket number in 0..{_LAST_BUCKET}; the encoded histogram is damaged")
         if counts:
             self._add(index, counts, total, minimum, maximum)
 

@@ -16,6 +16,7 @@ from typing import Any
 import gevent
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
+from prometheus_client import CollectorRegistry, start_http_server
 
 from .adapter import AdapterError, load_adapter, make_adapter
 from .arrivals import SECOND_NS, Pacing, constant, deal, poisson
@@ -23,6 +24,7 @@ from .clock import Clock
 from .engine import Engine
 from .environment import describe_machine, describe_revision, describe_versions
 from .feed import feed, refine_locust
+from .live import LiveView
 from .population import Person
 from .recorder import Flush, Recorder
 from .run_directory import RawWriter, RunDirectory, RunDirectoryError, write_text
@@ -36,6 +38,7 @@ logger = logging.getLogger("streamgauge")
 EXIT_DONE, EXIT_USAGE, EXIT_DEGRADED, EXIT_INTERRUPTED = 0, 2, 12, 130
 _WORKERS_END_S = 30.0
 _SERVER_SETTLE_S = 2.0
+_STOP_MESSAGE = "streamgauge_stop"
 
 
 @dataclass(slots=True)
@@ -76,15 +79,16 @@ class Run:
             return self.target
         if person not in self._targets:
             uri = self.target.uri if person.url is None else parse_target(person.url)
-            self._targets[person] = _target(self.settings, uri, person.headers)
+            self._targets[person] = _target(self.settings, uri, person.headers, self.target.trace)
         return self._targets[person]
 
 
-def _target(settings: Settings, uri: Any, headers: tuple[tuple[str, str], ...] = ()) -> Target:
+def _target(settings: Settings, uri: Any, headers: tuple[tuple[str, str], ...] = (), trace: str | None = None) -> Target:
     return Target(
         uri=uri, headers=settings.headers + headers, subprotocols=settings.subprotocols, origin=settings.origin,
         compression=settings.compression, tls=settings.tls, connect_timeout_s=settings.connect_timeout_s,
         max_message_bytes=settings.max_message_bytes, fresh_masks=settings.fresh_masks, source_addresses=settings.source_addresses,
+        trace=trace,
     )  # fmt: skip
 
 
@@ -100,6 +104,8 @@ class Lifecycle:
         self.run: Run | None = None
         self.directory: RunDirectory | None = None
         self.exit_code = EXIT_DONE
+        self.live = LiveView()
+        self._serving = False
         self._writer: RawWriter | None = None
         self._clock = Clock()
         self._broken: OSError | None = None
@@ -118,6 +124,11 @@ class Lifecycle:
         events.test_stopping.add_listener(self._on_stopping)
         events.test_stop.add_listener(self._on_stop)
         events.quitting.add_listener(self._on_quitting)
+        if isinstance(self._runner, WorkerRunner):
+            # In a greenlet of its own: it lasts until the conversations have ended, and heartbeats must be answered meanwhile.
+            self._runner.register_message(_STOP_MESSAGE, lambda **_: self._runner.stop(), concurrent=True)
+        events.report_to_master.add_listener(self._on_report)
+        events.worker_report.add_listener(self._on_worker_report)
 
     # What kind of process this is.
 
@@ -192,6 +203,8 @@ class Lifecycle:
         settings = self.check()
         if self._headless:
             self.try_target(settings)
+        self._serve_metrics(settings)
+        self.live.reset()
         options = self.environment.parsed_options
         assert options is not None
         scenario = _read_scenario(settings.scenario_file) if settings.scenario_file else {"name": "custom"}
@@ -260,21 +273,22 @@ class Lifecycle:
         open_loop = OpenLoop(deal(schedule, position % workers, workers), settings.drop_when_full) if settings.open_loop else None
         self.run = Run(
             settings=settings, worker=worker, engine=engine, adapter=load_adapter(settings.adapter),
-            target=_target(settings, settings.uri), open_loop=open_loop, users_of=lambda: self._runner.user_count,
+            target=_target(settings, settings.uri, trace=Path(where["path"]).name if settings.trace else None), open_loop=open_loop,
+            users_of=lambda: self._runner.user_count,
         )  # fmt: skip
         self.environment.streamgauge_run = self.run  # type: ignore[attr-defined]  # users find it there
         # Each greenlet would remember the frames that spawned it: a kilobyte a user for a feature of debuggers.
         gevent.config.track_greenlet_tree = False
-        engine.start()
         if settings.scrape and position == 0:
-            self._scraper = gevent.spawn(self._scrape, settings)
+            # Before the first user connects, or what the server had counted before would be mixed with what we add.
+            first = read_target_metrics(settings.uri, settings.tls)
+            if first is not None:
+                self._server = {"first": first, "last": first}
+                self._scraper = gevent.spawn(self._scrape, settings)
+        engine.start()
         self._active = True
 
     def _scrape(self, settings: Settings) -> None:
-        first = read_target_metrics(settings.uri, settings.tls)
-        if first is None:
-            return
-        self._server = {"first": first, "last": first}
         while True:
             gevent.sleep(1.0)
             samples = read_target_metrics(settings.uri, settings.tls)
@@ -282,8 +296,31 @@ class Lifecycle:
             if run is not None:
                 run.engine.server_counts = {} if samples is None else interval_columns(samples)
 
+    def _serve_metrics(self, settings: Settings) -> None:
+        """Live figures for Prometheus, from the first run on until the process ends."""
+        if not settings.metrics_port or self._serving or not self._keeps_directory:
+            return
+        registry = CollectorRegistry()
+        registry.register(self.live)
+        try:
+            start_http_server(settings.metrics_port, settings.metrics_host, registry)
+        except OSError as error:
+            where = f"{settings.metrics_host}:{settings.metrics_port}"
+            raise SettingsError(f"cannot serve metrics on {where}: {error.strerror}; choose another --metrics-port") from None
+        self._serving = True
+
+    def _on_report(self, data: dict[str, Any], **_: Any) -> None:
+        data["streamgauge"] = self.live.take()
+
+    def _on_worker_report(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
+        try:
+            self.live.merge(client_id, data.pop("streamgauge", []))
+        except (KeyError, TypeError, ValueError) as error:
+            logger.warning("worker %s sent a report that cannot be read: %r; the live figures lack it", client_id, error)
+
     def _on_flush(self, flush: Flush) -> None:
         feed(self.environment.stats, flush)
+        self.live.add(flush, ship=isinstance(self._runner, WorkerRunner))
         run = self.run
         if run is not None and run.open_loop is not None:
             counts = run.engine.recorder.counts
@@ -435,6 +472,8 @@ class Lifecycle:
         """Wait, bounded, until every worker's raw file bears its end mark; the names of those that never came to it."""
         if not isinstance(self._runner, MasterRunner):
             return [name for name, ended in directory.workers_ended().items() if not ended]
+        # At the end of --run-time Locust tells the master that the test has stopped before it tells the workers to stop.
+        self._runner.send_message(_STOP_MESSAGE)
         expected = int(directory.metadata()["workers"]["expected"])
         deadline = time.monotonic() + _WORKERS_END_S
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,10 @@ _WORDS = tuple(
 )
 
 
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A header's name, as HTTP allows it (RFC 9110, 5.6.2)."""
+
+
 class PopulationError(Exception):
     """A file of prompts or users cannot be used; the message says where and what was expected."""
 
@@ -28,7 +33,7 @@ class PopulationError(Exception):
 def read_prompts(path: Path) -> tuple[str, ...]:
     """One prompt a line, UTF-8, empty lines skipped; PopulationError when there is none or a line cannot be a prompt."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise PopulationError(f"expected UTF-8 text in the prompt file {path}, found a byte that is none at offset {error.start}") from None
     except OSError as error:
@@ -73,16 +78,20 @@ def read_people(path: Path) -> tuple[Person, ...]:
     reader = csv.DictReader(io.StringIO(text), strict=True)
     try:
         names = reader.fieldnames or []
-        unknown = [name for name in names if name not in ("url", "token") and not name.startswith("header:")]
+        unknown = [name for name in names if name not in ("url", "token") and not _is_header_column(name)]
         if unknown or not names:
             found = f"found {', '.join(unknown)!r}" if unknown else "found an empty file"
             raise PopulationError(f"expected the columns url, token, header:NAME in {path}, {found}")
-        people = tuple(_person(row, names, f"line {number} of {path}") for number, row in enumerate(reader, start=2))
+        people = tuple(_person(row, names, f"line {reader.line_num} of {path}") for row in reader)
     except csv.Error as error:
         raise PopulationError(f"line {reader.line_num} of {path} is not CSV: {error}") from None
     if not people:
         raise PopulationError(f"expected at least one user below the header line of {path}, found none")
     return people
+
+
+def _is_header_column(name: str) -> bool:
+    return name.startswith("header:") and HEADER_NAME.fullmatch(name.removeprefix("header:")) is not None
 
 
 def _person(row: dict[str, str], names: Sequence[str], place: str) -> Person:
@@ -94,6 +103,6 @@ def _person(row: dict[str, str], names: Sequence[str], place: str) -> Person:
     headers = [(name.removeprefix("header:"), row[name]) for name in names if name.startswith("header:") and row[name]]
     if token := row.get("token", "").strip():
         headers.append(("Authorization", f"Bearer {token}"))
-    if any("\r" in value or "\n" in value for _, value in headers):
-        raise PopulationError(f"a header in {place} contains a line break, which HTTP cannot carry")
+    if any(c in value for _, value in headers for c in "\r\n\0"):
+        raise PopulationError(f"a header in {place} contains a line break or a zero byte, which HTTP cannot carry")
     return Person(url, tuple(headers))

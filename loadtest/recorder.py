@@ -193,6 +193,9 @@ class Recorder:
         distinct, sizes = np.unique(seconds, return_counts=True)
         for second, count in zip(distinct.tolist(), sizes.tolist(), strict=True):
             self._tokens[second] = self._tokens.get(second, 0) + count
+        if (several := tokens.extra > 0).any():
+            for second, count in zip(seconds[several].tolist(), tokens.extra[several].tolist(), strict=True):
+                self._tokens[second] += count
         # Stamp and read come from two clocks that agree to well under a microsecond; less than nothing is nothing.
         for metric, values in (("itl", tokens.gap), ("token_latency", tokens.latency), ("receive_lag", np.maximum(lag, 0))):
             present = values != NEVER
@@ -256,13 +259,11 @@ class Recorder:
     def _write_intervals(self, second: int, gauges: Mapping[str, int], process: Mapping[str, int | None]) -> dict[str, int]:
         per_second, self._tokens = self._tokens, {}
         counts, self.counts = self.counts, dict.fromkeys(COUNTERS, 0)
-        # Tokens beyond the first of a message were counted as they came; the others by the second of their arrival.
-        extra, arrived = counts["tokens"], sum(per_second.values())
         none = dict.fromkeys(COUNTERS, 0)
         rows: list[dict[str, Any]] = [{**none, "second": s, "tokens": n} for s, n in per_second.items() if s != second]
-        counts["tokens"] = per_second.get(second, 0) + extra
+        counts["tokens"] = per_second.get(second, 0)
         lags = {"loop_lag_max_ns": self._loop_lag_max, "receive_lag_max_ns": self._lag_max}
         rows.append({**counts, **gauges, **process, **lags, "second": second})
         self._loop_lag_max = self._lag_max = 0
         self._append_rows("intervals", rows)
-        return {**counts, "tokens": arrived + extra}
+        return {**counts, "tokens": sum(per_second.values())}

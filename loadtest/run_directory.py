@@ -13,7 +13,8 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -102,7 +103,7 @@ _TABLE_NAMES = {number: name for name, number in _TABLE_NUMBERS.items()}
 _END = 255
 _MAGIC = b"SGf1"
 _HEADER = struct.Struct("<4sBQI")
-_FRAME_LIMIT = 1 << 32
+_PREFIX = struct.Struct("<BQ")
 
 
 class RunDirectoryError(Exception):
@@ -154,11 +155,22 @@ class RawWriter:
 
     def _write(self, number: int, payload: bytes | pa.Buffer) -> None:
         body = memoryview(payload).cast("B") if not isinstance(payload, bytes) else memoryview(payload)
-        frame = _HEADER.pack(_MAGIC, number, len(body), zlib.crc32(body)) + bytes(body)
+        frame = _header(number, body) + bytes(body)
         view = memoryview(frame)
-        while view:
-            view = view[self._file.write(view) :]
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError:
+            # Half a frame would hide every frame after it.
+            self._file.seek(self.bytes_written)
+            self._file.truncate()
+            raise
         self.bytes_written += len(frame)
+
+
+def _header(number: int, body: bytes | memoryview) -> bytes:
+    """A frame's header; the checksum covers table number and length too, or a flipped bit would send rows to another table."""
+    return _HEADER.pack(_MAGIC, number, len(body), zlib.crc32(body, zlib.crc32(_PREFIX.pack(number, len(body)))))
 
 
 def _absent(table: str, field: pa.Field, length: int) -> pa.Array:
@@ -179,11 +191,11 @@ def read_frames(path: Path, state: RawFile) -> Iterator[tuple[str, pa.RecordBatc
         while state.offset < size:
             header = file.read(_HEADER.size)
             body = b""
-            magic, number, length, checksum = _HEADER.unpack(header) if len(header) == _HEADER.size else (b"", 0, 0, 0)
-            sound = magic == _MAGIC and length < _FRAME_LIMIT and (number == _END or number in _TABLE_NAMES)
+            magic, number, length, _ = _HEADER.unpack(header) if len(header) == _HEADER.size else (b"", 0, 0, 0)
+            sound = magic == _MAGIC and length <= size - state.offset - _HEADER.size and (number == _END or number in _TABLE_NAMES)
             if sound:
                 body = file.read(length)
-                sound = len(body) == length and zlib.crc32(body) == checksum
+                sound = header == _header(number, body)
             if not sound:
                 state.bad_offset, state.bad_bytes = state.offset, size - state.offset
                 return
@@ -206,12 +218,12 @@ class RunDirectory:
     @classmethod
     def create(cls, path: Path, metadata: Mapping[str, Any]) -> RunDirectory:
         """Make a new run directory; RunDirectoryError when it exists already or cannot be written."""
+        if os.path.lexists(path):
+            raise RunDirectoryError(f"expected a new run directory, but {path} exists; choose another --run-dir or remove it")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir()
             (path / "raw").mkdir()
-        except FileExistsError:
-            raise RunDirectoryError(f"expected a new run directory, but {path} exists; choose another --run-dir or remove it") from None
         except OSError as error:
             raise RunDirectoryError(f"cannot write the run directory {path}: {error.strerror}; choose a writable folder") from None
         run = cls(path)
@@ -267,50 +279,72 @@ class RunDirectory:
             with path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - _HEADER.size))
-                ended[path.stem] = file.read() == _HEADER.pack(_MAGIC, _END, 0, zlib.crc32(b""))
+                ended[path.stem] = file.read() == _header(_END, b"")
         return ended
 
     def compact(self) -> list[RawFile]:
         """Turn the raw files into one Parquet file a table, then drop them; returns how each worker's file ended.
 
-        Each Parquet file is written aside, synced and renamed; the raw files go only after all tables stand.
+        Each Parquet file is written aside, synced and renamed; the raw files go only after all tables stand. Killed at any point, or
+        failed (OSError; the raw files are untouched), it can be called again; a compacted directory is left alone (empty list).
         """
-        raw = sorted((self.path / "raw").glob("*.frames"))
+        folder = self.path / "raw"
+        raw = sorted(folder.glob("*.frames"))
+        # Once some raw files are dropped, the others must never be taken for the whole record.
+        standing = folder / "compacted"
+        if standing.exists():
+            states = [RawFile(**state) for state in json.loads(standing.read_text(encoding="utf-8"))]
+        elif not folder.is_dir() or (not raw and (self.path / "intervals.parquet").exists()):
+            return []
+        else:
+            states = self._write_tables(raw)
+            write_text(standing, json.dumps([asdict(state) for state in states]))
+        for path in raw:
+            path.unlink()
+        standing.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        self.raw_files = states
+        return states
+
+    def _write_tables(self, raw: Sequence[Path]) -> list[RawFile]:
         states = [RawFile(path.stem) for path in raw]
         writers: dict[str, pq.ParquetWriter] = {}
         temporary = {table: self.path / f".{table}.parquet.partial" for table in TABLES}
         pending: dict[str, list[pa.RecordBatch]] = {table: [] for table in TABLES}
         rows = dict.fromkeys(TABLES, 0)
+        closing = ExitStack()
 
         def flush(table: str) -> None:
             if table not in writers:
                 writers[table] = pq.ParquetWriter(temporary[table], TABLES[table], compression="zstd")
+                closing.callback(writers[table].close)
             if pending[table]:
                 writers[table].write_table(pa.Table.from_batches(pending[table], TABLES[table]).combine_chunks())
             pending[table], rows[table] = [], 0
 
         try:
-            for path, state in zip(raw, states, strict=True):
-                for table, batch in read_frames(path, state):
-                    pending[table].append(batch)
-                    rows[table] += batch.num_rows
-                    # Row groups of this size keep the memory of a long run's compaction flat.
-                    if rows[table] >= 1 << 18:
+            with closing:
+                for path, state in zip(raw, states, strict=True):
+                    for table, batch in read_frames(path, state):
+                        pending[table].append(batch)
+                        rows[table] += batch.num_rows
+                        # Row groups of this size keep the memory of a long run's compaction flat.
+                        if rows[table] >= 1 << 18:
+                            flush(table)
+                for table in TABLES:
+                    if table != "tokens" or pending[table] or table in writers:
                         flush(table)
-            for table in TABLES:
-                if table != "tokens" or pending[table] or table in writers:
-                    flush(table)
-        finally:
-            for writer in writers.values():
-                writer.close()
-        for table in writers:
-            with temporary[table].open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary[table].replace(self.path / f"{table}.parquet")
-        for path in raw:
-            path.unlink()
-        (self.path / "raw").rmdir()
-        self.raw_files = states
+            for table in writers:
+                _sync(temporary[table])
+            for table in writers:
+                temporary[table].replace(self.path / f"{table}.parquet")
+            _sync(self.path)
+        except BaseException:
+            # On a full disk what is half written would be in the way of everything else.
+            for path in temporary.values():
+                path.unlink(missing_ok=True)
+            raise
         return states
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -326,6 +360,15 @@ class RunDirectory:
             batches += [batch for table, batch in read_frames(path, state) if table == name]
         whole = pa.Table.from_batches(batches, TABLES[name])
         return whole.select(list(columns)) if columns else whole
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

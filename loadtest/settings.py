@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import math
 import re
 import ssl
@@ -16,9 +17,10 @@ from websockets.exceptions import InvalidURI
 from websockets.uri import WebSocketURI, parse_uri
 
 from .arrivals import StopPlan
-from .population import Person, PopulationError, read_people, read_prompts
+from .population import HEADER_NAME, Person, PopulationError, read_people, read_prompts
 
 SECRETS = ("bearer_token", "header")
+_SECRET_NAME = re.compile(r"token(?!s$|_bytes$|s_cv$)|key|secret|passw|pwd|auth|sig|jwt|credential", re.IGNORECASE)
 DRAIN_S = 5.0
 """How long conversations in flight may go on after the end of a run before they are cut, unless --stop-timeout says otherwise."""
 
@@ -64,6 +66,7 @@ def add_options(parser: Any) -> None:
     add("--fresh-masks", action="store_true", default=False, help="mask every frame afresh, which is slower")
     add("--source-address", default="", help="local addresses to connect from, separated by commas")
     add("--record-tokens", action="store_true", default=False, help="write a row for every token, with its text when the server traces")
+    add("--trace", action="store_true", default=False, help="have a reference server name every token and record them all")
     add("--no-scrape", action="store_true", default=False, help="do not read the target's /metrics")
     add("--warm-up", type=float, default=2.0, help="seconds after the users are there that are left out of the figures")
     add("--steps", default="", help="ladder of users:seconds, separated by commas, such as 10:8,50:8")
@@ -72,6 +75,7 @@ def add_options(parser: Any) -> None:
     add("--runs-folder", default="runs", help="where run directories are made")
     add("--run-dir", default="", include_in_web_ui=False, help="this run's directory, which must not exist; empty = a new one by time")
     add("--metrics-port", type=int, default=0, include_in_web_ui=False, help="serve live figures for Prometheus on this port; 0 = no")
+    add("--metrics-host", default="127.0.0.1", include_in_web_ui=False, help="address for --metrics-port")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,7 @@ class Settings:
     fresh_masks: bool
     source_addresses: tuple[str, ...]
     record_tokens: bool
+    trace: bool
     scrape: bool
     warm_up_s: float
     steps: tuple[Step, ...]
@@ -123,6 +128,7 @@ class Settings:
     run_dir: Path | None
     scenario_file: Path | None
     metrics_port: int
+    metrics_host: str
 
 
 def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
@@ -131,6 +137,10 @@ def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
     steps = _steps(options.steps)
     stop_share = low.share("stop_share")
     url = target_url(host, options)
+    people: tuple[Person, ...] = _file(read_people, options.users_file)
+    for person in people:
+        if person.url is not None:
+            parse_target(person.url)
     return Settings(
         uri=parse_target(url),
         url=url,
@@ -153,9 +163,9 @@ def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
         reconnect_backoff_s=low.number("reconnect_backoff"),
         prompts=_file(read_prompts, options.prompts),
         prompt_bytes=low.whole("prompt_bytes", 1, 1 << 16),
-        people=_file(read_people, options.users_file),
+        people=people,
         headers=_headers(options),
-        origin=options.origin or None,
+        origin=_one_line("origin", options.origin) or None,
         subprotocols=_words(options.subprotocol),
         compression=bool(options.compression),
         tls=_tls(url, options),
@@ -163,8 +173,9 @@ def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
         stall_timeout_s=low.number("stall_timeout", above=0),
         max_message_bytes=low.whole("max_message_bytes", 1),
         fresh_masks=bool(options.fresh_masks),
-        source_addresses=_words(options.source_address),
-        record_tokens=bool(options.record_tokens),
+        source_addresses=_addresses(options.source_address),
+        record_tokens=bool(options.record_tokens or options.trace),
+        trace=bool(options.trace),
         scrape=not options.no_scrape,
         warm_up_s=low.number("warm_up"),
         steps=steps,
@@ -173,6 +184,7 @@ def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
         run_dir=Path(options.run_dir) if options.run_dir else None,
         scenario_file=Path(options.scenario_file) if options.scenario_file else None,
         metrics_port=low.whole("metrics_port", 0, 65535),
+        metrics_host=options.metrics_host,
     )
 
 
@@ -180,16 +192,21 @@ def target_url(host: str | None, options: argparse.Namespace) -> str:
     """The URL with what the options ask of a reference server added to its query; SettingsError without a usable host."""
     if not host:
         raise SettingsError("expected a target such as -H ws://127.0.0.1:8001/ws, got none")
-    parts = urlsplit(host)
+    try:
+        parts = urlsplit(host)
+    except ValueError as error:
+        raise SettingsError(f"expected a ws:// or wss:// URL, got {host!r}: {error}") from None
     if parts.scheme in ("http", "https"):
         meant = parts._replace(scheme="wss" if parts.scheme == "https" else "ws")
         raise SettingsError(f"expected a ws:// or wss:// URL, got {host!r}; try {urlunsplit(meant)}")
     query = parse_qsl(parts.query, keep_blank_values=True) + parse_qsl(options.server_query, keep_blank_values=True)
-    if options.tokens:
-        query.append(("tokens", str(options.tokens)))
+    low = _Bounds(options)
+    if tokens := low.whole("tokens", 0):
+        query.append(("tokens", str(tokens)))
     for name in ("gap_ms", "ttft_ms"):
-        if (value := float(getattr(options, name))) >= 0:
-            query.append((name, f"{value:g}"))
+        if getattr(options, name) != -1:
+            # As many digits as the server reads, and no exponent.
+            query.append((name, f"{low.number(name):.9f}".rstrip("0").rstrip(".")))
     if options.window != 1:
         query.append(("window", str(options.window)))
     return urlunsplit(parts._replace(path=parts.path or "/", query=urlencode(query), fragment=""))
@@ -207,9 +224,12 @@ def redact_url(url: str) -> str:
     """The URL without user information and with the values of secret-looking parameters blanked."""
     parts = urlsplit(url)
     netloc = parts.netloc.rpartition("@")[2]
-    secret = re.compile(r"token|key|secret|password|auth|sig", re.IGNORECASE)
-    query = [(n, "***" if secret.search(n) and n not in ("tokens", "token_bytes", "tokens_cv") else v) for n, v in parse_qsl(parts.query)]
-    return urlunsplit(parts._replace(netloc=netloc, query=urlencode(query, safe="*")))
+    return urlunsplit(parts._replace(netloc=netloc, query=_redact_query(parts.query)))
+
+
+def _redact_query(query: str) -> str:
+    pairs = parse_qsl(query, keep_blank_values=True)
+    return urlencode([(name, "***" if value and _SECRET_NAME.search(name) else value) for name, value in pairs], safe="*")
 
 
 def redact_options(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
@@ -217,6 +237,8 @@ def redact_options(options: argparse.Namespace, names: Sequence[str]) -> dict[st
     shown = {}
     for name in names:
         value = getattr(options, name)
+        if name == "server_query":
+            value = _redact_query(value)
         shown[name] = "***" if name in SECRETS and value else value
     return shown
 
@@ -250,7 +272,7 @@ class _Bounds:
         value = getattr(self._options, name)
         try:
             return kind(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise SettingsError(f"expected a number for --{name.replace('_', '-')}, got {value!r}") from None
 
 
@@ -280,6 +302,21 @@ def _steps(text: str) -> tuple[Step, ...]:
     return tuple(steps)
 
 
+def _one_line(name: str, value: str) -> str:
+    if any(c in value for c in "\r\n\0"):
+        raise SettingsError(f"expected --{name} without line breaks, got some")
+    return value
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    for part in _words(text):
+        try:
+            ipaddress.ip_address(part)
+        except ValueError:
+            raise SettingsError(f"expected --source-address as local IP addresses separated by commas, got {part!r}") from None
+    return _words(text)
+
+
 def _words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -290,12 +327,11 @@ def _headers(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
         if not part.strip():
             continue
         name, separator, value = part.partition(":")
-        if not separator or re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name.strip()) is None:
+        if not separator or HEADER_NAME.fullmatch(name.strip()) is None:
             raise SettingsError("expected --header as 'Name: value', got one without a name or a colon")
-        if any(c in value for c in "\r\n\0"):
-            raise SettingsError(f"expected --header {name.strip()} without line breaks, got some")
-        headers.append((name.strip(), value.strip()))
+        headers.append((name.strip(), _one_line(f"header {name.strip()}", value.strip())))
     if options.bearer_token:
+        _one_line("bearer-token", options.bearer_token)
         headers.append(("Authorization", f"Bearer {options.bearer_token}"))
     return tuple(headers)
 

@@ -8,6 +8,7 @@ sends the prepared acknowledgement. The user's greenlet sleeps for the whole con
 from __future__ import annotations
 
 import _socket
+import dataclasses
 import errno
 import socket
 import ssl
@@ -66,6 +67,7 @@ class Target:
     max_message_bytes: int = 1 << 20
     fresh_masks: bool = False
     source_addresses: tuple[str, ...] = ()
+    trace: str | None = None
 
 
 class ConnectError(Exception):
@@ -260,7 +262,7 @@ class Stream:
         started = _now()
         target = self.target
         protocol = ClientProtocol(
-            target.uri,
+            target.uri if target.trace is None else self._traced_uri(target.uri, target.trace),
             origin=target.origin,  # type: ignore[arg-type]  # a NewType of str
             extensions=[ClientPerMessageDeflateFactory()] if target.compression else None,
             subprotocols=target.subprotocols or None,  # type: ignore[arg-type]  # a NewType of str
@@ -294,6 +296,11 @@ class Stream:
         self._settle_protocol()
         if self.closed is None:
             self._watcher.start(self._readable)
+
+    def _traced_uri(self, uri: WebSocketURI, run: str) -> WebSocketURI:
+        """The URI that asks a reference server to name run, connection, conversation, sequence and sending time in every token."""
+        mark = f"trace={run}&connection={self.engine.recorder.worker}-{self.number}"
+        return dataclasses.replace(uri, query=f"{uri.query}&{mark}" if uri.query else mark)
 
     def _send_blocking(self, data: bytes) -> None:
         assert self._sock is not None
@@ -540,8 +547,7 @@ class Stream:
             conversation.arrivals.append(arrival)
             conversation.reads.append(read)
             if meaning > 1:
-                conversation.extra_tokens += meaning - 1
-                recorder.counts["tokens"] += meaning - 1
+                conversation.add_extra(meaning - 1)
             if conversation.texts is not None:
                 conversation.texts.append(message if isinstance(message, str) else message.decode(errors="replace"))
             if self._ack is not None:
