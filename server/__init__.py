@@ -1,0 +1,1 @@
+"""The reference streaming server: prompts in, tokens out, acknowledged and stoppable."""

@@ -1,0 +1,156 @@
+"""When the next token is due and what it says: pure, seeded schedules. No clock: times are offsets from the prompt.
+
+Offsets are whole nanoseconds on an absolute schedule: token k of a fixed gap is due at `ttft + k * gap`, however late the
+tokens before it went out, so an answer does not drift.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import random
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from .parameters import Plan
+
+# Lengths of real answers: output tokens of the Azure LLM inference trace 2023, conversation (19 366 requests) and code
+# (8 819), nearest rank. Source: github.com/Azure/AzurePublicDataset, CC-BY 4.0. Between two points lengths are
+# interpolated geometrically and rounded down, which gives the trace's mean to 1 % (211.1 and 27.9 tokens).
+QUANTILE_PERCENTS: Final = (0, 1, 2.5, *range(5, 100, 5), 97.5, 99, 99.5, 99.9, 100)
+QUANTILE_TOKENS: Final = {
+    "chat": (7, 16, 28, 41, 54, 67, 77, 85, 91, 96, 103, 113, 129, 151, 177, 217, 384, 395, 400, 411, 424, 451, 522, 601, 644, 954, 1000),
+    "code": (6, 6, 6, 6, 7, 7, 8, 9, 9, 10, 11, 12, 13, 14, 16, 18, 20, 24, 29, 39, 55, 90, 145, 252, 361, 831, 1899),
+}
+
+WORDS: Final = (
+    "the", "stream", "carries", "one", "small", "word", "after", "another", "and", "each", "of", "them", "waits", "until", "its",
+    "reader", "has", "seen", "it",
+)  # fmt: skip
+# In-band words, markup, and scripts that a page or a report must show as they are.
+AWKWARD: Final = (
+    "_end_",
+    "",
+    "stop",
+    "<script>alert(1)</script>",
+    "&amp;",
+    "=1+1",
+    "你好",
+    "שלום",
+    "\U0001f469\u200d\U0001f52c",
+    "e\u0301",
+    "\u202eabc",
+    "a\nb",
+    " ",
+    "\u0000",
+)
+
+NS_PER_MS: Final = 1_000_000
+_NOTHING_DRAWN: Final = random.Random(0)
+
+
+class Token(NamedTuple):
+    """One token of a schedule: when it is due, in ns after the prompt, and whether it was stalled."""
+
+    due_ns: int
+    stalled: bool
+
+
+def draw_length(plan: Plan, rng: random.Random, cap: int) -> int:
+    """Return the number of tokens of one answer, 0 to `cap`; what is drawn is at least 1."""
+    if plan.lengths == "fixed":
+        return min(plan.tokens, cap)
+    if plan.lengths in QUANTILE_TOKENS:
+        return min(quantile_length(plan.lengths, rng.random()), cap)
+    if plan.tokens == 0:
+        return 0
+    return min(max(1, round(_draw(plan.lengths, plan.tokens, plan.tokens_cv, rng))), cap)
+
+
+def quantile_length(table: str, share: float) -> int:
+    """Return the length below which `share` (0 to 1) of the answers of a quantile table lie."""
+    tokens = QUANTILE_TOKENS[table]
+    percent = 100.0 * share
+    index = min(len(tokens) - 2, max(0, bisect.bisect_right(QUANTILE_PERCENTS, percent) - 1))
+    low, high = QUANTILE_PERCENTS[index], QUANTILE_PERCENTS[index + 1]
+    part = min(1.0, max(0.0, (percent - low) / (high - low)))
+    # The tiny addition keeps an exact point of the table from falling below itself through rounding.
+    ratio: float = (tokens[index + 1] / tokens[index]) ** part
+    return math.floor(tokens[index] * ratio + 1e-9)
+
+
+def _draw(family: str, mean: float, cv: float, rng: random.Random) -> float:
+    """Draw from a lognormal or gamma distribution with this mean and coefficient of variation."""
+    if cv == 0.0 or mean == 0.0:
+        return mean
+    if family == "lognormal":
+        variance = math.log1p(cv * cv)
+        return rng.lognormvariate(math.log(mean) - variance / 2, math.sqrt(variance))
+    shape = 1.0 / (cv * cv)
+    return rng.gammavariate(shape, mean / shape)
+
+
+def seed_of(plan: Plan, server_seed: int, connection: int, conversation: int) -> str:
+    """Return what the answer's random numbers depend on: with `plan.seed` given, not on which connection it is."""
+    if plan.seed is not None:
+        return f"{plan.seed}/{conversation}"
+    return f"{server_seed}/{connection}/{conversation}"
+
+
+def schedule(plan: Plan, seed: str, length_cap: int) -> Iterator[Token]:
+    """Yield the tokens of one answer with the instants they are due.
+
+    Gaps and stalls come from `seed` alone. An injected stall of `stall_ms` delays its token; in mode `shift` everything
+    after it moves too, in mode `catchup` the tokens that became due meanwhile follow it in a burst.
+    """
+    fixed = plan.gaps == "fixed" or plan.gap_cv == 0.0
+    stall_ns = round(plan.stall_ms * NS_PER_MS)
+    # Seeding costs more than the rest of a short answer, so it is done only where something is drawn.
+    rng = _NOTHING_DRAWN if fixed and not stall_ns and plan.lengths == "fixed" else random.Random(seed)
+    length = draw_length(plan, rng, length_cap)
+    stalls = stall_ns > 0 and (plan.stall_conversations >= 1.0 or rng.random() < plan.stall_conversations)
+    every = plan.stall_every if stalls else 0
+    share = plan.stall_share if stalls else 0.0
+    shift = plan.stall_mode == "shift"
+    gap_ns = round(plan.gap_ms * NS_PER_MS)
+    at_ns = gap_ns if plan.ttft_ms is None else round(plan.ttft_ms * NS_PER_MS)
+    released_ns = 0  # catch-up: nothing overtakes a stalled token
+    for number in range(1, length + 1):
+        stalled = bool(every and number % every == 0) or bool(share and rng.random() < share)
+        if stalled and shift:
+            at_ns += stall_ns
+        elif stalled:
+            released_ns = max(released_ns, at_ns + stall_ns)
+        yield Token(max(at_ns, released_ns), stalled)
+        at_ns += gap_ns if fixed else round(_draw(plan.gaps, gap_ns, plan.gap_cv, rng))
+
+
+def token_text(plan: Plan) -> Callable[[int], str]:
+    """Return a function from a token's number (from 0) to what it says, filled up to `token_bytes`.
+
+    It may return an in-band word or nothing (`text=awkward`); `protocol.escape_token` is the guard against those.
+    """
+    if plan.text == "numbers":
+        say: Callable[[int], str] = str
+    elif plan.text == "words":
+        say = _word
+    else:
+        say = _awkward
+    if plan.token_bytes == 0:
+        return say
+    return lambda number: fill(say(number), plan.token_bytes, ".")
+
+
+def _word(number: int) -> str:
+    # As language models do it: the blank belongs to the word that follows.
+    return WORDS[number % len(WORDS)] if number == 0 else " " + WORDS[number % len(WORDS)]
+
+
+def _awkward(number: int) -> str:
+    return AWKWARD[number % len(AWKWARD)]
+
+
+def fill(text: str, size_bytes: int, filler: str) -> str:
+    """Return `text` with ASCII `filler` after it, so that it has at least `size_bytes` bytes of UTF-8."""
+    missing = size_bytes - (len(text) if text.isascii() else len(text.encode()))
+    return text + filler * missing if missing > 0 else text
