@@ -77,6 +77,11 @@ class Engine:
         """Address family and socket address of a host, resolved once; OSError when it does not resolve."""
         key = (host, port)
         if key not in self._addresses:
+            try:
+                host.encode("idna")
+            except UnicodeError:
+                # The standard library's own exception for such a name is no OSError.
+                raise gevent.socket.gaierror(gevent.socket.EAI_NONAME, f"{host!r} is not a host name") from None
             family, _, _, _, address = gevent.socket.getaddrinfo(host, port, 0, gevent.socket.SOCK_STREAM)[0]
             self._addresses[key] = (int(family), address)
         return self._addresses[key]
@@ -132,7 +137,8 @@ class Engine:
             since = now - self.recorder.origin
             gevent.sleep((math.floor(since / SECOND_NS) + 1) - since / SECOND_NS)
             self.sweep()
-            self.flush()
+            # The timer fires a little after the end of a second, or before: what is written belongs to the second that has passed.
+            self.flush(ended=round((time.monotonic_ns() - self.recorder.origin) / SECOND_NS))
 
     def sweep(self) -> None:
         """Fail every conversation on which nothing has arrived for the stall timeout."""
@@ -145,15 +151,19 @@ class Engine:
             if now - last > self._stall_timeout_ns:
                 stream.fail("stalled", f"nothing arrived for {(now - last) / SECOND_NS:.1f} s")
 
-    def flush(self) -> None:
-        """Write what is new; a disk that refuses is reported once by ``broken``."""
+    def flush(self, ended: int | None = None) -> None:
+        """Write what is new; a disk that refuses is reported once by ``broken``.
+
+        ``ended``: how many seconds of the run have ended, where it is called because one has; None: in the middle of one.
+        """
         step = self.clock.check()
         now = time.monotonic_ns()
         if step:
             # Stamps taken since the last look cannot be told from latency.
             self.recorder.taint(Stall(self._flushed_at, now, "clock_step"), self._running())
         # A saturated process may be so late that a flush comes within the second of the one before; a second has one row of gauges.
-        second = max(0, (now - self.recorder.origin - 1) // SECOND_NS)
+        at = now if ended is None else self.recorder.origin + ended * SECOND_NS
+        second = max(0, (at - self.recorder.origin - 1) // SECOND_NS)
         gauges: dict[str, int] = {}
         if second != self._last_second:
             gauges = {"users": self.users(), "opening": self.opening, "open": len(self.streams), "streaming": self.streaming}
@@ -168,7 +178,7 @@ class Engine:
         }
         self._flushed_at, self._cpu_ns = now, cpu
         try:
-            flush = self.recorder.flush(now, gauges, process)
+            flush = self.recorder.flush(at, gauges, process)
         except OSError as error:
             self.broken(error)
             return

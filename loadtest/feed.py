@@ -91,7 +91,9 @@ def _extend(stats: RequestStats, name: str, values_ms: npt.NDArray[np.float64], 
         entry.total_response_time = float(values_ms.sum())  # type: ignore[assignment]  # Locust says int and adds floats itself
         entry.min_response_time = float(values_ms.min())  # type: ignore[assignment]
         entry.max_response_time = float(values_ms.max())  # type: ignore[assignment]
-        entry.response_times = {bucket(key): count for key, count in zip(keys.tolist(), counts.tolist(), strict=True)}  # type: ignore[misc]
+        buckets: Any = entry.response_times  # Locust says int and puts floats there itself
+        for rounded, count in zip(keys.tolist(), counts.tolist(), strict=True):
+            buckets[bucket(rounded)] += count
     entry.last_request_timestamp = now
     entry.num_reqs_per_sec = {int(now): entry.num_requests}
     if failures:

@@ -40,14 +40,10 @@ def bucket_index(values: npt.ArrayLike) -> Ints:
     if int(array.min()) < 0 or int(array.max()) > MAX_VALUE:
         found = f"{int(array.min())}..{int(array.max())}"
         raise ValueError(f"expected values in 0..{MAX_VALUE}, got {found}; clamp them and count the clamping")
-    # frexp gives the bit length; a float64 may round a large value up to the next power of two, which the shift then shows.
+    # frexp gives the bit length. A float64 may round a large value up to the next power of two; the index comes out the same,
+    # because the last bucket of a power is numbered shift * 512 + 1023 and (shift + 1) * 512 + 511 alike.
     shift = np.maximum(np.frexp(array.astype(np.float64))[1].astype(np.int64) - (SUB_BITS + 1), 0)
-    mantissa = array >> shift
-    rounded_up = (shift > 0) & (mantissa < SUB_BUCKETS)
-    if rounded_up.any():
-        shift = np.where(rounded_up, shift - 1, shift)
-        mantissa = array >> shift
-    index: Ints = shift * SUB_BUCKETS + mantissa
+    index: Ints = shift * SUB_BUCKETS + (array >> shift)
     return index
 
 
@@ -133,6 +129,10 @@ class Histogram:
         for q in qs:
             # The rounding guards against 0.99 * 100 = 99.00000000000001 asking for the hundredth of a hundred.
             rank = min(self.count, max(1, math.ceil(round(q * self.count, 9))))
+            if rank in (1, self.count):
+                # The first and the last are known exactly.
+                out.append(self.minimum if rank == 1 else self.maximum)
+                continue
             low, high = bucket_bounds([index[int(np.searchsorted(cumulative, rank))]])
             out.append(min(self.maximum, max(self.minimum, (int(low[0]) + int(high[0])) // 2)))
         return out

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import datetime
+import inspect
 import json
 import logging
 import os
 import random
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import gevent
+import locust.log
+from gevent.event import Event
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 from prometheus_client import CollectorRegistry, start_http_server
 
 from .adapter import AdapterError, load_adapter, make_adapter
 from .arrivals import SECOND_NS, Pacing, constant, deal, poisson
+from .calibration_record import last_calibration
 from .clock import Clock
 from .engine import Engine
 from .environment import describe_machine, describe_revision, describe_versions
 from .feed import feed, refine_locust
+from .interrupts import interrupt_between_switches
 from .live import LiveView
 from .population import Person
 from .recorder import Flush, Recorder
@@ -35,7 +41,7 @@ from .users import OpenLoop
 
 logger = logging.getLogger("streamgauge")
 
-EXIT_DONE, EXIT_USAGE, EXIT_DEGRADED, EXIT_INTERRUPTED = 0, 2, 12, 130
+EXIT_DONE, EXIT_BUG, EXIT_USAGE, EXIT_DEGRADED, EXIT_INTERRUPTED = 0, 1, 2, 12, 130
 _WORKERS_END_S = 30.0
 _SERVER_SETTLE_S = 2.0
 _STOP_MESSAGE = "streamgauge_stop"
@@ -52,6 +58,8 @@ class Run:
     target: Target
     open_loop: OpenLoop | None
     users_of: Any
+    position: int = 0
+    workers: int = 1
     _targets: dict[Person, Target] = field(default_factory=dict)
     _next_user: int = 0
     _draw: random.Random = field(default_factory=random.Random)
@@ -60,6 +68,10 @@ class Run:
         """The next user's number in this process."""
         self._next_user += 1
         return self._next_user - 1
+
+    def place_of(self, user: int) -> int:
+        """The number of one of this process's users among those of all processes."""
+        return user * self.workers + self.position
 
     def draw_for(self, user: int, turn: int) -> random.Random:
         """What is drawn for one turn of one user: the same for the same seed, whatever the others do meanwhile.
@@ -110,9 +122,14 @@ class Lifecycle:
         self._clock = Clock()
         self._broken: OSError | None = None
         self._active = False
+        self._draining = False
+        self._idle = Event()
+        self._idle.set()
         self._interrupted = False
-        self._ended_by_plan = False
-        self._expected_workers: list[str] = []
+        self._tried = False
+        self._about: dict[str, Any] = {}
+        self._settings_in_force: Settings | None = None
+        self._spawned = Event()
         self._window: dict[str, int | None] = {}
         self._steps: list[dict[str, int]] = []
         self._ladder: gevent.Greenlet[..., None] | None = None
@@ -129,6 +146,7 @@ class Lifecycle:
             self._runner.register_message(_STOP_MESSAGE, lambda **_: self._runner.stop(), concurrent=True)
         events.report_to_master.add_listener(self._on_report)
         events.worker_report.add_listener(self._on_worker_report)
+        interrupt_between_switches(lambda: self._draining, self._cut_short)
 
     # What kind of process this is.
 
@@ -159,7 +177,14 @@ class Lifecycle:
             raise SettingsError(str(error)) from None
         if settings.scenario_file is not None:
             _read_scenario(settings.scenario_file)
+        if settings.run_dir is not None and os.path.lexists(settings.run_dir) and not self._active:
+            raise SettingsError(f"expected a new run directory, but {settings.run_dir} exists; choose another --run-dir or remove it")
         return settings
+
+    def describe(self) -> dict[str, Any]:
+        """What machine and which versions this is; found out once, at best before the run's time begins."""
+        self._about = self._about or {"environment": describe_machine(), "versions": describe_versions(), "git": describe_revision()}
+        return self._about
 
     def try_target(self, settings: Settings) -> None:
         """Open and close one connection; SettingsError when the target does not answer an upgrade."""
@@ -172,6 +197,7 @@ class Lifecycle:
             found = f"got {error.kind} ({error.detail}); is it running, and is the path right?"
             raise SettingsError(f"expected a WebSocket server at {redact_url(settings.url)}, {found}") from None
         stream.close(timeout_s=1.0)
+        self._tried = True
 
     def _settings(self) -> Settings:
         options = self.environment.parsed_options
@@ -189,19 +215,27 @@ class Lifecycle:
         except (SettingsError, RunDirectoryError, OSError) as error:
             self._refuse(str(error))
 
-    def _refuse(self, sentence: str) -> None:
-        """The run cannot start: say why and stop what has begun."""
+    def _refuse(self, sentence: str) -> NoReturn:
+        """The run cannot start: say why, leave nothing half made, stop what has begun."""
         logger.error(sentence)
         self.exit_code = EXIT_USAGE
-        gevent.spawn_later(0, self._runner.quit if self._headless else self._runner.stop)
+        self._active = False
+        if self.directory is not None:
+            shutil.rmtree(self.directory.path, ignore_errors=True)
+        self.run = self._writer = self.directory = None
+        leave = self._headless or isinstance(self._runner, WorkerRunner)
+        gevent.spawn_later(0, self._runner.quit if leave else self._runner.stop)
+        # Ends the greenlet that was about to spawn users, without a word: Locust would go on after any other exception.
+        raise gevent.GreenletExit
 
     @property
     def _headless(self) -> bool:
         return bool(getattr(self.environment.parsed_options, "headless", False))
 
     def _begin_directory(self) -> None:
-        settings = self.check()
-        if self._headless:
+        self.exit_code = EXIT_DONE
+        settings = self._settings_in_force = self.check()
+        if self._headless and not self._tried:
             self.try_target(settings)
         self._serve_metrics(settings)
         self.live.reset()
@@ -211,6 +245,7 @@ class Lifecycle:
         started = datetime.datetime.now(datetime.UTC)
         path = settings.run_dir or _new_path(settings.runs_folder, started, scenario["name"])
         self._clock = Clock()
+        about = self.describe()
         workers = sorted(self._runner.clients.ready, key=lambda node: str(node.id)) if isinstance(self._runner, MasterRunner) else []
         origin = time.time_ns()
         self.directory = RunDirectory.create(
@@ -239,17 +274,19 @@ class Lifecycle:
                 "window": None,
                 "steps": [],
                 "workers": {"expected": len(workers) or 1, "seen": [], "lost": [], "bad_bytes": {}},
-                "environment": describe_machine(),
-                "versions": describe_versions(),
-                "git": describe_revision(),
+                **about,
                 "server": {"scraped": False, "first": {}, "last": {}},
-                "calibration": None,
+                "calibration": last_calibration(settings.runs_folder, about["environment"]),
             },
         )
         # Locust sends unknown option names to its workers with the order to start; that is how they learn where to write.
-        options.streamgauge_run = {"path": str(path.resolve()), "origin_wall_ns": origin, "workers": len(workers) or 1}
+        options.streamgauge_run = {
+            "path": str(path.resolve()),
+            "origin_wall_ns": origin,
+            "workers": len(workers) or 1,
+            "connects_per_s": settings.connect_rate_per_s or float(getattr(self._runner, "spawn_rate", 0) or options.spawn_rate or 1),
+        }
         self._window, self._steps, self._broken, self._interrupted = {}, [], None, False
-        self._ended_by_plan = False
         self._active = True
         logger.info("writing %s", path)
 
@@ -264,17 +301,17 @@ class Lifecycle:
         recorder = Recorder(worker, origin, self._writer, settings.record_tokens)
         engine = Engine(recorder, self._clock, settings.stall_timeout_s, settings.record_tokens)
         position, workers = int(worker[1:]), int(where["workers"])
-        rate = settings.connect_rate_per_s or float(getattr(self._runner, "spawn_rate", 0) or options.spawn_rate or 1)
-        engine.pacing = Pacing(rate / workers)
+        engine.pacing = Pacing(float(where["connects_per_s"]) / workers)
         engine.users = lambda: int(self._runner.user_count)
         engine.flushed = self._on_flush
         engine.broken = self._on_broken
         schedule = constant(settings.rate_per_s) if settings.arrivals == "constant" else poisson(settings.rate_per_s, settings.seed)
-        open_loop = OpenLoop(deal(schedule, position % workers, workers), settings.drop_when_full) if settings.open_loop else None
+        mine = deal(schedule, position % workers, workers)
+        open_loop = OpenLoop(mine, settings.drop_when_full, recorder) if settings.open_loop else None
         self.run = Run(
             settings=settings, worker=worker, engine=engine, adapter=load_adapter(settings.adapter),
             target=_target(settings, settings.uri, trace=Path(where["path"]).name if settings.trace else None), open_loop=open_loop,
-            users_of=lambda: self._runner.user_count,
+            users_of=lambda: self._runner.user_count, position=position % workers, workers=workers,
         )  # fmt: skip
         self.environment.streamgauge_run = self.run  # type: ignore[attr-defined]  # users find it there
         # Each greenlet would remember the frames that spawned it: a kilobyte a user for a feature of debuggers.
@@ -321,17 +358,11 @@ class Lifecycle:
     def _on_flush(self, flush: Flush) -> None:
         feed(self.environment.stats, flush)
         self.live.add(flush, ship=isinstance(self._runner, WorkerRunner))
-        run = self.run
-        if run is not None and run.open_loop is not None:
-            counts = run.engine.recorder.counts
-            counts["arrivals_due"] += run.open_loop.due
-            counts["arrivals_dropped"] += run.open_loop.dropped
-            run.open_loop.due = run.open_loop.dropped = 0
 
     def _on_broken(self, error: OSError) -> None:
         if self._broken is None:
             self._broken = error
-            logger.error("cannot write the record: %s; the run is stopped, what was written is kept", error.strerror)
+            logger.error("cannot write the record: %s; the run is stopped, what was written is kept", error.strerror or error)
             gevent.spawn(self._runner.quit if self._headless else self._runner.stop)
 
     def _on_spawned(self, user_count: int, **_: Any) -> None:
@@ -342,8 +373,9 @@ class Lifecycle:
         now = self._since_origin()
         self._window.setdefault("spawned_at_ns", now)
         self._steps.append({"at_ns": now, "users": user_count})
-        settings = self._settings()
-        if settings.steps and self._ladder is None:
+        self._spawned.set()
+        settings = self._settings_in_force
+        if settings is not None and settings.steps and self._ladder is None:
             self._ladder = gevent.spawn(self._climb, settings)
 
     def _climb(self, settings: Settings) -> None:
@@ -352,15 +384,20 @@ class Lifecycle:
         assert options is not None
         gevent.sleep(settings.steps[0].seconds)
         for step in settings.steps[1:]:
+            self._spawned.clear()
             self._runner.start(step.users, float(options.spawn_rate or step.users))
+            # Its time begins when its users are there.
+            self._spawned.wait()
             gevent.sleep(step.seconds)
-        self._ended_by_plan = True
         self._ladder = None
         (self._runner.quit if self._headless else self._runner.stop)()
 
     # A run ends.
 
     def _on_stopping(self, **_: Any) -> None:
+        if self._active:
+            self._draining = True
+            self._idle.clear()
         self._window.setdefault("steady_end_at_ns", self._since_origin())
         if self._ladder is not None and self._ladder is not gevent.getcurrent():
             self._ladder.kill(block=False)
@@ -374,18 +411,26 @@ class Lifecycle:
         if not self._active:
             return
         self._active = False
-        if self._has_users:
-            self._end_measuring()
-        if self._keeps_directory and self.directory is not None:
-            self._end_directory(self.directory)
+        try:
+            if self._has_users:
+                self._end_measuring()
+            if self._keeps_directory and self.directory is not None:
+                self._end_directory(self.directory)
+        finally:
+            self._draining = False
+            self._idle.set()
+
+    def _cut_short(self) -> None:
+        """End the drain now: what is still in flight is abandoned, and recorded as such."""
+        logger.info("cutting the conversations in flight")
+        self._runner.user_greenlets.kill(block=False)
 
     def _end_measuring(self) -> None:
         run, writer = self.run, self._writer
         if run is None or writer is None:
             return
         engine = run.engine
-        for stream in list(engine.streams):
-            stream.close(timeout_s=0.5)
+        gevent.joinall([gevent.spawn(stream.close, timeout_s=0.5) for stream in list(engine.streams)])
         engine.stop()
         if self._scraper is not None:
             self._scraper.kill()
@@ -399,7 +444,7 @@ class Lifecycle:
             "clock": "kernel" if KERNEL_STAMPS else "user",
             "anchor": {"wall_ns": anchor.wall_ns, "monotonic_ns": anchor.monotonic_ns, "uncertainty_ns": anchor.uncertainty_ns},
             "cpu_count": os.cpu_count(),
-            "broken": None if self._broken is None else str(self._broken.strerror),
+            "broken": None if self._broken is None else str(self._broken.strerror or self._broken),
             "server": self._server,
         }
         try:
@@ -433,7 +478,7 @@ class Lifecycle:
             seen.append(information)
             path.unlink()
         if self._broken is not None and not reasons:
-            reasons.append(f"the record could not be written: {self._broken.strerror}")
+            reasons.append(f"the record could not be written: {self._broken.strerror or self._broken}")
         reasons += [f"worker {name} ended without its last record" for name in lost]
         status = "complete"
         try:
@@ -442,7 +487,7 @@ class Lifecycle:
             reasons += [f"{count} bytes at the end of the record of {name} are not readable" for name, count in bad.items()]
             metadata["workers"] |= {"seen": seen, "lost": lost, "bad_bytes": bad}
         except OSError as error:
-            reasons.append(f"the record could not be compacted: {error.strerror}; run: python -m reports recover {directory.path}")
+            reasons.append(f"the record could not be compacted: {error.strerror or error}; run: python -m reports recover {directory.path}")
         if reasons:
             status, self.exit_code = "degraded", EXIT_DEGRADED
         elif self._interrupted:
@@ -450,8 +495,8 @@ class Lifecycle:
             reasons.append("interrupted before its planned end")
         spawned = self._window.get("spawned_at_ns")
         steady_end = self._window.get("steady_end_at_ns") or drain_end
-        settings = self._settings()
-        warm_up_end = steady_end if spawned is None else min(steady_end, spawned + round(settings.warm_up_s * SECOND_NS))
+        warm_up_s = 0.0 if self._settings_in_force is None else self._settings_in_force.warm_up_s
+        warm_up_end = steady_end if spawned is None else min(steady_end, spawned + round(warm_up_s * SECOND_NS))
         metadata |= {
             "status": status,
             "status_reasons": reasons,
@@ -475,7 +520,7 @@ class Lifecycle:
         # At the end of --run-time Locust tells the master that the test has stopped before it tells the workers to stop.
         self._runner.send_message(_STOP_MESSAGE)
         expected = int(directory.metadata()["workers"]["expected"])
-        deadline = time.monotonic() + _WORKERS_END_S
+        deadline = time.monotonic() + float(self.environment.stop_timeout or 0) + _WORKERS_END_S
         while True:
             ended = directory.workers_ended()
             if sum(ended.values()) >= expected or time.monotonic() > deadline:
@@ -487,12 +532,15 @@ class Lifecycle:
         return lost + [f"number {n + 1}" for n in range(len(ended), expected)]
 
     def _on_quitting(self, **_: Any) -> None:
-        if self._active:
+        if self._active and not self._draining:
             planned = bool(getattr(self.environment.parsed_options, "run_time", None)) or bool(self._ladder)
             self._interrupted = planned and self._headless
             self._runner.stop()
+        # Another greenlet may be ending the run; the process must not leave before its record is whole.
+        self._idle.wait()
         if self._keeps_directory:
-            self.environment.process_exit_code = self.exit_code
+            failed = locust.log.unhandled_greenlet_exception or self._runner.exceptions
+            self.environment.process_exit_code = EXIT_BUG if failed and self.exit_code == EXIT_DONE else self.exit_code
 
     def _since_origin(self) -> int:
         directory = self.directory
@@ -539,6 +587,8 @@ def install(events: Any) -> None:
     def on_init(environment: Environment, runner: Any, **_: Any) -> None:
         options = environment.parsed_options
         assert options is not None
+        # The loop's clock has stood still since its making, a second of imports ago: timers started now would be early by that.
+        gevent.get_hub().loop.update_now()
         refine_locust()
         lifecycle = Lifecycle(environment, names)
         environment.streamgauge_lifecycle = lifecycle  # type: ignore[attr-defined]
@@ -547,12 +597,25 @@ def install(events: Any) -> None:
         if isinstance(runner, LocalRunner | MasterRunner) and options.headless:
             try:
                 settings = lifecycle.check()
+                if isinstance(runner, LocalRunner):
+                    lifecycle.try_target(settings)
             except SettingsError as error:
                 sys.stderr.write(f"streamgauge: {error}\n")
                 sys.exit(EXIT_USAGE)
             if settings.steps:
                 options.num_users = settings.steps[0].users
                 options.spawn_rate = options.spawn_rate or settings.steps[0].users
+        elif options.headless:
+            # A worker finds what is wrong by itself too: the master, gone for the same reason, could not tell it.
+            try:
+                lifecycle.check()
+            except SettingsError:
+                sys.exit(EXIT_USAGE)
+        if not isinstance(runner, WorkerRunner):
+            lifecycle.describe()
+        # Locust looks at its own stack when a test is stopped, for a log line; the first look takes a tenth of a second.
+        inspect.stack()
+        gevent.get_hub().loop.update_now()
 
     events.init_command_line_parser.add_listener(on_parser)
     events.init.add_listener(on_init)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,88 +29,167 @@ class Metric:
 
 METRICS: tuple[Metric, ...] = (
     Metric(
-        "connect_time", "Connect", "ns", "lower", "connection",
+        "connect_time",
+        "Connect",
+        "ns",
+        "lower",
+        "connection",
         "start of the TCP connect to arrival of the complete handshake response (TCP, TLS and upgrade are also stored separately)",
-        "connections.parquet", True,
+        "connections.parquet",
+        True,
     ),
     Metric(
-        "send_delay", "Send delay", "ns", "lower", "conversation",
+        "send_delay",
+        "Send delay",
+        "ns",
+        "lower",
+        "conversation",
         "prompt sent minus due, due being the instant of the arrival schedule; open loop only",
-        "conversations.parquet", True,
+        "conversations.parquet",
+        True,
     ),
     Metric(
-        "ttft", "Time to first token", "ns", "lower", "conversation",
+        "ttft",
+        "Time to first token",
+        "ns",
+        "lower",
+        "conversation",
         "prompt sent to arrival of the first non-empty token (service time)",
-        "conversations.parquet", True,
+        "conversations.parquet",
+        True,
     ),
     Metric(
-        "ttft_due", "Time to first token from due", "ns", "lower", "conversation",
+        "ttft_due",
+        "Time to first token from due",
+        "ns",
+        "lower",
+        "conversation",
         "due to arrival of the first non-empty token (response time: what a user waited, free of coordinated omission); open loop only",
-        "conversations.parquet", True,
+        "conversations.parquet",
+        True,
     ),
     Metric(
-        "e2e", "Conversation", "ns", "lower", "conversation",
+        "e2e",
+        "Conversation",
+        "ns",
+        "lower",
+        "conversation",
         "prompt sent to arrival of the end message, conversations that ran to their own end",
-        "conversations.parquet", True,
+        "conversations.parquet",
+        True,
     ),
     Metric(
-        "e2e_due", "Conversation from due", "ns", "lower", "conversation",
+        "e2e_due",
+        "Conversation from due",
+        "ns",
+        "lower",
+        "conversation",
         "due to arrival of the end message, conversations that ran to their own end; open loop only",
-        "conversations.parquet", True,
+        "conversations.parquet",
+        True,
     ),
     Metric(
-        "tpot", "Time per output token", "ns", "lower", "conversation",
+        "tpot",
+        "Time per output token",
+        "ns",
+        "lower",
+        "conversation",
         "(arrival of the last token minus arrival of the first) / (tokens - 1), conversations of two tokens or more",
-        "conversations.parquet", True,
+        "conversations.parquet",
+        True,
     ),
     Metric(
-        "stop_latency", "Stop latency", "ns", "lower", "conversation",
+        "stop_latency",
+        "Stop latency",
+        "ns",
+        "lower",
+        "conversation",
         "stop sent to arrival of the end message; none when the end had already arrived as stop was sent (stop crossed)",
-        "conversations.parquet", True,
+        "conversations.parquet",
+        True,
     ),
     Metric(
-        "overrun_tokens", "Overrun tokens", "1", "lower", "conversation",
+        "overrun_tokens",
+        "Overrun tokens",
+        "1",
+        "lower",
+        "conversation",
         "tokens that arrived after stop was sent, a conversation",
         "conversations.parquet",
     ),
     Metric(
-        "itl", "Inter-token latency", "ns", "lower", "token",
+        "itl",
+        "Inter-token latency",
+        "ns",
+        "lower",
+        "token",
         "arrival of a token minus arrival of the one before it, every gap of every conversation",
-        "histograms.parquet", True,
+        "histograms.parquet",
+        True,
     ),
     Metric(
-        "token_latency", "Token latency", "ns", "lower", "token",
+        "token_latency",
+        "Token latency",
+        "ns",
+        "lower",
+        "token",
         "acknowledgement that opened the window (of token k - W) sent to arrival of token k, only where the window was full; "
         "on a server that paces its tokens it contains the pacing",
-        "histograms.parquet", True,
+        "histograms.parquet",
+        True,
     ),
     Metric(
-        "receive_lag", "Receive lag", "ns", "lower", "token",
+        "receive_lag",
+        "Receive lag",
+        "ns",
+        "lower",
+        "token",
         "read by the generator minus arrival: the instrument's own lateness, token by token",
-        "histograms.parquet", True,
+        "histograms.parquet",
+        True,
     ),
     Metric(
-        "coalesced", "Coalesced share", "1", "lower", "token",
+        "coalesced",
+        "Coalesced share",
+        "1",
+        "lower",
+        "token",
         "share of messages that came in the same read as the one before; their gaps say nothing about the server",
         "intervals.parquet",
     ),
     Metric(
-        "throughput_tokens", "Tokens per second", "1/s", "higher", "run",
+        "throughput_tokens",
+        "Tokens per second",
+        "1/s",
+        "higher",
+        "run",
         "tokens that arrived in the steady window, divided by its length",
         "intervals.parquet",
     ),
     Metric(
-        "throughput_conversations", "Conversations per second", "1/s", "higher", "run",
+        "throughput_conversations",
+        "Conversations per second",
+        "1/s",
+        "higher",
+        "run",
         "conversations that ended well (completed or stopped) and started in the steady window, divided by its length",
         "conversations.parquet",
     ),
     Metric(
-        "connections_open", "Open connections", "1", "neither", "run",
+        "connections_open",
+        "Open connections",
+        "1",
+        "neither",
+        "run",
         "connections open at the end of a second, summed over workers; the server's own count stands beside it",
         "intervals.parquet",
     ),
     Metric(
-        "connections_streaming", "Streaming connections", "1", "neither", "run",
+        "connections_streaming",
+        "Streaming connections",
+        "1",
+        "neither",
+        "run",
         "connections with a conversation in flight at the end of a second",
         "intervals.parquet",
     ),
@@ -155,3 +235,69 @@ CONNECT_ERRORS = {
 MINIMUM_SAMPLES = {0.5: 11, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
 MINIMUM_CONVERSATIONS = 30
 """Token percentiles need at least this many conversations: tokens of one conversation are correlated."""
+
+_UNITS = {"ns": "ns", "1": "count or share", "1/s": "per second"}
+_BETTER = {"lower": "lower is better", "higher": "higher is better", "neither": "a state, neither good nor bad"}
+_POPULATIONS: tuple[tuple[Population, str], ...] = (
+    ("connection", "Per connection"),
+    ("conversation", "Per conversation"),
+    ("token", "Per token"),
+    ("run", "Of the whole run"),
+)
+
+
+def describe() -> str:
+    """The text of ``docs/metrics.md``, in Markdown."""
+    parts = [_INTRODUCTION]
+    for population, title in _POPULATIONS:
+        parts.append(f"## {title}\n\n| name | what it is | unit | direction | stored in |\n|---|---|---|---|---|\n")
+        parts += [
+            f"| `{m.name}` | **{m.title}**: {m.definition} | {_UNITS[m.unit]} | {_BETTER[m.better]} | `{m.source}` |\n"
+            for m in METRICS
+            if m.population == population
+        ]
+        parts.append("\n")
+    for title, sentence, table in (
+        ("Outcomes", "Every conversation has exactly one.", OUTCOMES),
+        ("Errors of conversations", "The kind of a failed conversation.", ERRORS),
+        ("Errors of connects", "The kind of a connect that failed.", CONNECT_ERRORS),
+    ):
+        parts.append(f"## {title}\n\n{sentence}\n\n| name | meaning |\n|---|---|\n")
+        parts += [f"| `{name}` | {meaning} |\n" for name, meaning in table.items()]
+        parts.append("\n")
+    parts.append(_PERCENTILES + "| percentile | independent samples needed |\n|---|---|\n")
+    parts += [f"| p{100 * q:g} | {n} |\n" for q, n in MINIMUM_SAMPLES.items()]
+    return "".join(parts)
+
+
+_INTRODUCTION = """# Metrics
+
+<!-- Written by `python -m loadtest.metrics`; change the table there. -->
+
+Tools disagree on what words like "inter-token latency" mean, so every number is published with its definition. *Arrival* is the
+instant at which the kernel had the data, not the one at which the program read it; where the kernel gives no stamp the time of reading
+is used, and the run says so (`clock: user`). Durations are stored in nanoseconds; reports show milliseconds.
+
+Names ending in `_due` count from the instant at which the arrival schedule wanted the conversation to start. They are what a user
+waited, free of coordinated omission, and exist only in an open loop: in a closed loop they are absent, never a copy.
+
+Acknowledged streams: the server's next token may wait for our acknowledgement, so `itl`, `tpot` and `e2e` contain our own delay.
+`receive_lag` says how large it is and stands beside them in every report.
+
+"""
+
+_PERCENTILES = f"""## Percentiles
+
+Nearest rank, on rows or on merged histograms (relative error at most 0.1 %); histograms are merged, percentiles never are. A percentile
+is shown only when enough independent samples stand behind it (MLPerf Inference's early-stopping criterion at 99 % confidence), else as
+`n/a (120 of 662)`. For metrics of conversations each conversation is a sample. Tokens of one conversation are alike, so token metrics
+count the effective number, n divided by the design effect of whole conversations, and need at least {MINIMUM_CONVERSATIONS} conversations.
+
+Conversations that were stopped before their first token, or cut before their end, are *censored* for `ttft` and `e2e`: their share is
+shown, and no percentile that they could move by more than 1 %.
+
+"""
+
+
+if __name__ == "__main__":
+    sys.stdout.write(describe())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -67,6 +67,8 @@ class Recorder:
         self._record_tokens = record_tokens
         self._finished: list[Conversation] = []
         self._connections: list[dict[str, Any]] = []
+        # The latest ones only: whatever was due in an older stall has started long since.
+        self._stalls: deque[Stall] = deque(maxlen=64)
         self._loop_lag_max = 0
         self._lag_max = 0
         self._connect_times: list[int] = []
@@ -112,9 +114,16 @@ class Recorder:
 
     def taint(self, stall: Stall, in_flight: Iterable[Conversation]) -> None:
         """Mark what overlaps the stall: conversations in flight, and those that ended in it but are not absorbed yet."""
+        self._stalls.append(stall)
         for c in chain(self._finished, in_flight):
             if c.sent < stall.end and (c.ended_read == NEVER or c.ended_read > stall.start):
                 c.taint = c.taint or stall.kind
+
+    def _taint_late(self, conversations: Iterable[Conversation]) -> None:
+        """Mark what fell due in a stall and could start only after it: its waiting is ours, and would be the target's in ``ttft_due``."""
+        for c in conversations:
+            if c.due != NEVER and c.taint is None:
+                c.taint = next((stall.kind for stall in self._stalls if stall.start < c.sent and c.due < stall.end), None)
 
     @property
     def pending(self) -> int:
@@ -128,6 +137,8 @@ class Recorder:
         """
         finished, self._finished = self._finished, []
         everyone = [*finished, *in_flight]
+        if self._stalls:
+            self._taint_late(everyone)
         tokens = measure(everyone)
         if (late := tokens.lag > TAINT_LAG_NS).any():
             for position in np.unique(tokens.owner[late]).tolist():

@@ -132,6 +132,9 @@ class RawWriter:
         self._file: BinaryIO = path.open("xb", buffering=0)
         self.path = path
         self.bytes_written = 0
+        # Where pandas is installed the first list that becomes an array imports it, which takes a third of a second: now, not in
+        # the engine's loop.
+        pa.array([0])
 
     def append(self, table: str, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> None:
         """Append rows given column by column; absent nullable columns become null. OSError when the disk is full."""
@@ -141,9 +144,7 @@ class RawWriter:
             return
         if unknown := set(columns) - set(schema.names):
             raise ValueError(f"table {table!r} has no column {', '.join(sorted(unknown))}")
-        arrays = [
-            pa.array(columns[f.name], type=f.type) if f.name in columns else _absent(table, f, length) for f in schema
-        ]
+        arrays = [pa.array(columns[f.name], type=f.type) if f.name in columns else _absent(table, f, length) for f in schema]
         self._write(_TABLE_NUMBERS[table], pa.record_batch(arrays, schema=schema).serialize())
 
     def end(self) -> None:

@@ -20,7 +20,8 @@ from .arrivals import StopPlan
 from .population import HEADER_NAME, Person, PopulationError, read_people, read_prompts
 
 SECRETS = ("bearer_token", "header")
-_SECRET_NAME = re.compile(r"token(?!s$|_bytes$|s_cv$)|key|secret|passw|pwd|auth|sig|jwt|credential", re.IGNORECASE)
+# All but the reference server's own, which say how many tokens and how long.
+_SECRET_NAME = re.compile(r"(?!(?:tokens|token_bytes|tokens_cv)$).*(?:token|key|secret|passw|pwd|auth|sig|jwt|credential)", re.IGNORECASE)
 DRAIN_S = 5.0
 """How long conversations in flight may go on after the end of a run before they are cut, unless --stop-timeout says otherwise."""
 
@@ -229,7 +230,7 @@ def redact_url(url: str) -> str:
 
 def _redact_query(query: str) -> str:
     pairs = parse_qsl(query, keep_blank_values=True)
-    return urlencode([(name, "***" if value and _SECRET_NAME.search(name) else value) for name, value in pairs], safe="*")
+    return urlencode([(name, "***" if value and _SECRET_NAME.match(name) else value) for name, value in pairs], safe="*")
 
 
 def redact_options(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import _socket
 import dataclasses
 import errno
+import re
 import socket
 import ssl
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus, PayloadTooBig
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
-from websockets.protocol import CLOSED, OPEN
+from websockets.protocol import CONNECTING, OPEN
+from websockets.streams import StreamReader
 from websockets.uri import WebSocketURI
 
 from .adapter import END, NOTHING, Adapter, Message
@@ -47,6 +49,8 @@ _BUFFER = bytearray(1 << 16)
 _BUFFERS = [_BUFFER]
 _READ, _WRITE = 1, 2
 _QUEUE_LIMIT_BYTES = 1 << 20
+# The status line of an answer that is no upgrade; the library would read its body, however long, before it says so.
+_OTHER_STATUS = re.compile(rb"HTTP/1\.[01] (?!101)(\d{3})(?: ([\t\x20-\x7e\x80-\xff]*))?\r?\n")
 _SYN_RETRANSMISSION_NS = ((950_000_000, 1_500_000_000), (2_950_000_000, 3_500_000_000), (6_950_000_000, 7_500_000_000))
 
 _now = time.monotonic_ns
@@ -110,6 +114,8 @@ class _Tls:
     incoming: ssl.MemoryBIO
     outgoing: ssl.MemoryBIO
     channel: ssl.SSLObject
+    # The peer has said that nothing more will come, whether or not it closes the TCP connection too.
+    ended: bool = False
 
 
 @dataclass(slots=True)
@@ -130,7 +136,8 @@ class Stream:
     """
 
     __slots__ = (
-        "_ack", "_clear", "_fast", "_fragments", "_protocol", "_queue", "_queued_bytes", "_receive", "_recvmsg", "_send", "_sock", "_timer",
+        "_ack", "_clear", "_closing",
+        "_fast", "_fragments", "_protocol", "_queue", "_queued_bytes", "_receive", "_recvmsg", "_send", "_sock", "_timer",
         "_tls", "_waiter", "_wake", "_watcher", "_write_watcher", "adapter", "attempt", "closed", "conversation",
         "conversations", "engine", "extensions", "number", "opening", "target", "user",
     )  # fmt: skip
@@ -154,6 +161,7 @@ class Stream:
         # The library's object holds no part of anything; and: the short path may be taken.
         self._clear = False
         self._fast = False
+        self._closing = False
         self._queue: list[bytes] = []
         self._queued_bytes = 0
         self._tls: _Tls | None = None
@@ -178,7 +186,7 @@ class Stream:
         try:
             deadline.start()
             self._connect()
-            self._shake_hands()
+            protocol, arrival = self._shake_hands()
         except gevent.Timeout as timeout:
             if timeout is not deadline:
                 raise
@@ -186,7 +194,7 @@ class Stream:
         except ConnectError as error:
             failure = error
         except ssl.SSLError as error:
-            failure = ConnectError("tls_error", error.reason or str(error))
+            failure = ConnectError("tls_error", getattr(error, "verify_message", "") or error.reason or str(error))
         except OSError as error:
             failure = _connect_failure(error)
         finally:
@@ -204,6 +212,10 @@ class Stream:
         engine.streams.add(self)
         assert self.opening.connect_time_ns is not None
         engine.recorder.connected(self.opening.connect_time_ns)
+        # What came in one segment with the handshake's answer belongs to no conversation yet; it may be a close frame.
+        self._guard(self._digest, protocol, arrival, _now())
+        if self.closed is None:
+            self._watcher.start(self._readable)
 
     def _connect(self) -> None:
         family, address = self.engine.resolve(self.target.uri.host, self.target.uri.port)
@@ -258,7 +270,7 @@ class Stream:
         self._tls = tls
         self.opening.tls_ns = _now() - started
 
-    def _shake_hands(self) -> None:
+    def _shake_hands(self) -> tuple[ClientProtocol, int]:
         started = _now()
         target = self.target
         protocol = ClientProtocol(
@@ -274,28 +286,29 @@ class Stream:
             request.headers[name] = value
         protocol.send_request(request)
         self._send_blocking(self._encrypt(b"".join(protocol.data_to_send())))
-        while protocol.state is not OPEN:
+        head: bytes | None = b""
+        while protocol.state is CONNECTING:
             if protocol.handshake_exc is not None:
                 raise _handshake_failure(protocol.handshake_exc)
             data, arrival = self._receive_blocking()
             if data:
                 plain = self._decrypt(data)
                 if plain:
+                    if head is not None:
+                        head = _check_status(head + plain)
                     protocol.receive_data(plain)
-            else:
-                protocol.receive_eof()
-                if protocol.handshake_exc is None:
+            if not data or (self._tls is not None and self._tls.ended):
+                if protocol.state is CONNECTING and protocol.handshake_exc is None:
                     raise ConnectError("reset", "the peer closed the connection during the handshake")
+                break
+        if protocol.handshake_exc is not None:
+            raise _handshake_failure(protocol.handshake_exc)
         wall_offset = self.engine.clock.offset
         self.opening.connect_time_ns = max(0, arrival - wall_offset - self.opening.started)
         self.opening.upgrade_ns = max(0, arrival - wall_offset - started)
         self.extensions = protocol.extensions
         self._protocol = protocol
-        # Frames that came in one segment with the handshake's answer belong to nobody yet.
-        self._take_messages(protocol, arrival, _now())
-        self._settle_protocol()
-        if self.closed is None:
-            self._watcher.start(self._readable)
+        return protocol, arrival
 
     def _traced_uri(self, uri: WebSocketURI, run: str) -> WebSocketURI:
         """The URI that asks a reference server to name run, connection, conversation, sequence and sending time in every token."""
@@ -415,7 +428,8 @@ class Stream:
                 else:
                     arrival = _wall()
                     self.engine.recorder.counts["unstamped"] += 1
-                if conversation is not None and self._receive(text) == 1:
+                meaning = self._receive(text)
+                if meaning == 1 and conversation is not None:
                     # One clock read between receiving and sending: read time of this token and sent time of its acknowledgement.
                     read = _now()
                     conversation.arrivals.append(arrival)
@@ -434,16 +448,28 @@ class Stream:
                     if len(conversation.arrivals) == conversation.stop_index:
                         self._arrange_stop(conversation, conversation.stop_delay_s)
                 else:
-                    self._deliver(text, arrival, _now())
+                    if conversation is not None:
+                        conversation.received_bytes += count
+                    self._take(text, meaning, arrival, _now())
                     self._wake_user()
                 return
             self._read_slowly(count, control)
-        except OSError as error:
-            self._lost(error)
-        except UnicodeDecodeError as error:
-            self._refuse_text(error)
         except Exception as error:
-            # An adapter's own mistake must not take the hub down with it.
+            self._give_up(error)
+
+    def _guard(self, act: Callable[..., None], *arguments: Any) -> None:
+        try:
+            act(*arguments)
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """End the connection for what went wrong on it; an adapter's own mistake must not take the hub down with it."""
+        if isinstance(error, OSError):
+            self._lost(error)
+        elif isinstance(error, UnicodeDecodeError):
+            self._refuse_text(error)
+        else:
             self.fail("protocol_error", f"{type(error).__name__}: {error}")
 
     def _read_slowly(self, count: int, control: Sequence[tuple[int, int, bytes]]) -> None:
@@ -474,12 +500,15 @@ class Stream:
             if self.closed is not None:
                 return
         if offset < size:
-            self._feed(data[offset:], arrival, read)
+            protocol = self._protocol or self._make_protocol()
+            protocol.receive_data(data[offset:])
+            self._digest(protocol, arrival, read)
+        if self._tls is not None and self._tls.ended and self.closed is None:
+            self._ended()
         self._wake_user()
 
-    def _feed(self, data: bytes, arrival: int, read: int) -> None:
-        protocol = self._protocol or self._make_protocol()
-        protocol.receive_data(data)
+    def _digest(self, protocol: ClientProtocol, arrival: int, read: int) -> None:
+        """Take what the library made of the bytes it was given: messages, replies, an error or a close."""
         self._take_messages(protocol, arrival, read)
         if self.closed is not None:
             return
@@ -526,19 +555,25 @@ class Stream:
         """Give the short path back, and the library's object with its buffers up, unless it holds a part of something."""
         protocol = self._protocol
         pending = protocol is not None and (
-            bool(protocol.reader.buffer) or protocol.current_size is not None or protocol.close_sent is not None
+            not _between_frames(protocol) or protocol.current_size is not None or protocol.close_sent is not None
         )
-        self._clear = not pending
+        # The short path does not look at the limit: a frame it takes must be within it.
+        self._clear = not pending and self.target.max_message_bytes >= 125
         self._fast = self._clear and self._tls is None and not self.target.fresh_masks
         if not pending:
             self._protocol = None
 
     def _deliver(self, message: Message, arrival: int, read: int) -> None:
         """One message, wherever it came from."""
+        self._take(message, self._receive(message), arrival, read)
+
+    def _take(self, message: Message, meaning: int, arrival: int, read: int) -> None:
         recorder = self.engine.recorder
         conversation = self.conversation
-        meaning = self._receive(message)
         if conversation is None:
+            if self._closing:
+                # Under way when we said goodbye, as after an answer that was cut by the end of the run: nobody's fault.
+                return
             if meaning > 0:
                 recorder.counts["ghost_tokens"] += meaning
             elif meaning == END:
@@ -637,8 +672,11 @@ class Stream:
         try:
             while chunk := self._tls.channel.read(1 << 16):
                 parts.append(chunk)
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            self._tls.ended = True
+        except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:
+            self._tls.ended = True
         except ssl.SSLError as error:
             if not parts:
                 raise OSError(errno.EPROTO, f"TLS: {error.reason or error}") from None
@@ -660,6 +698,7 @@ class Stream:
         if self.closed is not None or self._sock is None:
             return
         protocol = self._protocol or self._make_protocol()
+        self._closing = True
         if protocol.state is OPEN:
             self._clear = self._fast = False
             protocol.send_close(code)
@@ -687,9 +726,6 @@ class Stream:
         self._end(Closed(clean, by, close.code, None if clean else "closed", close.reason or None), "connection_lost")
 
     def _ended(self) -> None:
-        protocol = self._protocol
-        if protocol is not None and protocol.state is not CLOSED:
-            protocol.receive_eof()
         self._end(Closed(False, "peer", 1006, "eof", "the connection ended without a close frame"), "connection_lost")
         self._wake_user()
 
@@ -706,7 +742,7 @@ class Stream:
         self._cancel_timer()
         conversation = self.conversation
         if conversation is not None:
-            detail = closed.detail or (f"close code {closed.code}" if closed.code is not None else kind)
+            detail = closed.detail or ("the server closed the connection" if closed.code is not None else kind)
             conversation.fail(kind, detail if closed.code is None else f"{detail} (code {closed.code})", _now())
             self._finish(conversation)
         recorder = self.engine.recorder
@@ -763,6 +799,23 @@ def _connect_failure(error: OSError) -> ConnectError:
         errno.ENETUNREACH: "unreachable", errno.ECONNRESET: "reset", errno.EPIPE: "reset", errno.EPROTO: "tls_error",
     }  # fmt: skip
     return ConnectError(kinds.get(number or 0, "unreachable"), text)
+
+
+def _check_status(head: bytes) -> bytes | None:
+    """What is to be looked at again with more bytes, None once the status line is whole; ConnectError when it is no upgrade's."""
+    if found := _OTHER_STATUS.match(head):
+        phrase = (found[2] or b"").decode("ascii", "replace").strip()
+        raise ConnectError("handshake_status", f"HTTP {found[1].decode()} {phrase}".strip())
+    return None if b"\n" in head or len(head) > 8192 else head
+
+
+def _between_frames(protocol: ClientProtocol) -> bool:
+    """Whether the library waits for a frame to begin. Its buffer alone does not tell: the header of a frame whose body has not
+    come is no longer in it."""
+    step: Any = protocol.parser
+    while step.gi_yieldfrom is not None:
+        step = step.gi_yieldfrom
+    return step.gi_code is StreamReader.at_eof.__code__ and not protocol.reader.buffer
 
 
 def _handshake_failure(error: Exception) -> ConnectError:

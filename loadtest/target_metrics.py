@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import math
 import ssl
 
+import gevent
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.uri import WebSocketURI
 
@@ -22,6 +24,19 @@ COLUMNS = {
 
 def read_target_metrics(uri: WebSocketURI, tls: ssl.SSLContext | None) -> dict[str, float] | None:
     """All samples of the reference server's /metrics by name with labels, or None where there is no such page."""
+    # Each read has its own deadline below; this one is for a page that comes a byte at a time.
+    deadline = gevent.Timeout.start_new(2 * _TIMEOUT_S)
+    try:
+        return _read(uri, tls)
+    except gevent.Timeout as timeout:
+        if timeout is not deadline:
+            raise
+        return None
+    finally:
+        deadline.close()
+
+
+def _read(uri: WebSocketURI, tls: ssl.SSLContext | None) -> dict[str, float] | None:
     connection = (
         http.client.HTTPSConnection(uri.host, uri.port, timeout=_TIMEOUT_S, context=tls)
         if uri.secure
@@ -37,9 +52,11 @@ def read_target_metrics(uri: WebSocketURI, tls: ssl.SSLContext | None) -> dict[s
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-                samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = float(sample.value)
+                if math.isfinite(sample.value):
+                    samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = float(sample.value)
         return samples
-    except (OSError, http.client.HTTPException, ValueError):
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        # The last two are what the parser says to some texts that are not in Prometheus' format.
         return None
     finally:
         connection.close()

@@ -17,6 +17,7 @@ from .adapter import make_adapter
 from .arrivals import SECOND_NS
 from .conversation import NEVER, Conversation
 from .population import generate_prompt
+from .recorder import Recorder
 from .stream import ConnectError, Stream
 
 if TYPE_CHECKING:
@@ -28,18 +29,18 @@ _BACKOFF_LIMIT_S = 10.0
 class OpenLoop:
     """Hands due arrivals to waiting users; an arrival that finds none is late or dropped, never forgotten."""
 
-    def __init__(self, schedule: Iterator[int], drop_when_full: bool) -> None:
+    def __init__(self, schedule: Iterator[int], drop_when_full: bool, recorder: Recorder) -> None:
         self._schedule = schedule
         self._drop = drop_when_full
+        self._recorder = recorder
         self._waiting: deque[AsyncResult[int]] = deque()
         self._backlog: deque[int] = deque()
         self._greenlet: gevent.Greenlet[..., None] | None = None
-        self.due = 0
-        self.dropped = 0
+        self._over = False
 
     def start(self) -> None:
         """Begin the schedule now."""
-        if self._greenlet is None:
+        if self._greenlet is None and not self._over:
             self._greenlet = gevent.spawn(self._run, time.monotonic_ns())
 
     def stop(self) -> None:
@@ -47,7 +48,8 @@ class OpenLoop:
         if self._greenlet is not None:
             self._greenlet.kill()
             self._greenlet = None
-        self.dropped += len(self._backlog)
+        self._over = True
+        self._recorder.counts["arrivals_dropped"] += len(self._backlog)
         self._backlog.clear()
 
     def take(self) -> int:
@@ -61,21 +63,30 @@ class OpenLoop:
         except BaseException:
             # A user that is stopped while it waits gives its place, or an arrival just handed to it, back.
             if place.ready() and place.value is not None:
-                self._backlog.appendleft(place.value)
+                self.give_back(place.value)
             else:
                 self._waiting.remove(place)
             raise
+
+    def give_back(self, due: int) -> None:
+        """Take back an arrival from a user that cannot serve it after all: it goes to the next free one, or is late or dropped."""
+        if self._waiting and not self._over:
+            self._waiting.popleft().set(due)
+        elif self._drop or self._over:
+            self._recorder.counts["arrivals_dropped"] += 1
+        else:
+            self._backlog.appendleft(due)
 
     def _run(self, start: int) -> None:
         for offset in self._schedule:
             due = start + offset
             while (wait := due - time.monotonic_ns()) > 0:
                 gevent.sleep(wait / SECOND_NS)
-            self.due += 1
+            self._recorder.counts["arrivals_due"] += 1
             if self._waiting:
                 self._waiting.popleft().set(due)
             elif self._drop:
-                self.dropped += 1
+                self._recorder.counts["arrivals_dropped"] += 1
             else:
                 self._backlog.append(due)
 
@@ -125,12 +136,22 @@ class ConversationUser(User):
         stream = self.connected()
         if stream is None:
             return None
+        if run.engine.stopping.is_set():
+            # Locust ends who waits a moment after it asked: one that woke just then must not begin what would be cut at once.
+            raise StopUser
         due = NEVER
         if run.open_loop is not None:
             self._enter_wait()
             due = run.open_loop.take()
-            self._leave_wait()
-            if stream.closed is not None and (stream := self.connected()) is None:
+            try:
+                self._leave_wait()
+                if stream.closed is not None:
+                    stream = self.connected()
+            except BaseException:
+                run.open_loop.give_back(due)
+                raise
+            if stream is None:
+                run.open_loop.give_back(due)
                 return None
         draw = run.draw_for(self.number, self.conversations)
         self.conversations += 1
@@ -138,9 +159,8 @@ class ConversationUser(User):
         if prompt is None:
             prompt = draw.choice(settings.prompts) if settings.prompts else generate_prompt(draw, settings.prompt_bytes)
         stream.converse(conversation, prompt, settings.stop.draw(draw), settings.expected_gap_s)
-        if stream.closed is not None:
-            self.stream = None
-        elif settings.conversations_per_connection and stream.conversations >= settings.conversations_per_connection:
+        most = settings.conversations_per_connection
+        if stream.closed is None and most and stream.conversations >= most:
             self.stream = None
             stream.close()
         return conversation
@@ -150,7 +170,8 @@ class ConversationUser(User):
         if self.stream is not None and self.stream.closed is None:
             return self.stream
         run = self.run_in_progress
-        person = run.settings.people[self.number % len(run.settings.people)] if run.settings.people else None
+        people = run.settings.people
+        person = people[run.place_of(self.number) % len(people)] if people else None
         wait = run.engine.pacing.next_slot(time.monotonic_ns()) - time.monotonic_ns()
         if wait > 0:
             self.pause(wait / SECOND_NS)
@@ -158,16 +179,20 @@ class ConversationUser(User):
             run.engine.recorder.counts["reconnects"] += 1
         adapter = make_adapter(run.adapter, {"window": run.settings.window})
         stream = Stream(run.engine, run.target_of(person), adapter, self.number, self.failures)
+        self.stream = None
         try:
             stream.open()
+            self.stream = stream
         except ConnectError:
+            pass
+        # A connection that is closed as soon as it is open is no better than none: the next try waits as well.
+        if stream.closed is not None or self.stream is None:
             self.failures += 1
             backoff = min(_BACKOFF_LIMIT_S, run.settings.reconnect_backoff_s * 2 ** min(self.failures - 1, 10))
             # Half fixed and half drawn: users cut off together do not come back together.
             self.pause(backoff * (0.5 + 0.5 * run.draw_for(self.number, -self.failures).random()))
             return None
         self.failures = 0
-        self.stream = stream
         return stream
 
     def pause(self, seconds: float) -> None:
@@ -183,7 +208,7 @@ class ConversationUser(User):
         self._state = LOCUST_STATE_WAITING
 
     def _leave_wait(self) -> None:
-        if self._state == LOCUST_STATE_STOPPING:
+        if self._state == LOCUST_STATE_STOPPING or self.run_in_progress.engine.stopping.is_set():
             raise StopUser
         self._state = LOCUST_STATE_RUNNING
 

@@ -173,6 +173,7 @@ class StreamServer:
         self.log.info("draining", connections=open_now, within_s=self.settings.drain_s)
         for server in servers:
             server.close(close_connections=False)  # refuses what comes now; what is open is ours to end
+        await asyncio.sleep(0)  # the sockets are closed in the loop's next turn: before anybody is told to leave
         late = await self.connections.drain(0.0 if self._hurry else self.settings.drain_s)
         for connection in list(self.opening):
             connection.transport.abort()

@@ -250,6 +250,17 @@ def test_r8_each_acknowledgement_gives_the_timeout_anew() -> None:
     assert j.run(2001) == [END]
 
 
+def test_r7_each_acknowledgement_gives_the_timeout_anew_after_the_last_token() -> None:
+    j = Joined(tokens=3, gap_ms=0, window=3, ack_timeout_s=2)
+    j.say("p")
+    for _ in range(2):
+        j.run(1900)
+        j.say(ACK)
+    assert END not in j.wire.texts
+    assert j.run(1999) == []
+    assert j.run(2) == [END]
+
+
 def test_r8_a_slow_source_is_no_missing_acknowledgement() -> None:
     j = Joined(ack=True, tokens=3, gap_ms=5000, ack_timeout_s=2)
     j.say("p")

@@ -119,8 +119,12 @@ def close_code(plain: socket.socket) -> int | None:
                 data += part
         except ConnectionResetError:
             pass
-    at = data.find(b"\x88")
-    return None if at < 0 else int(struct.unpack_from("!H", data, at + 2)[0])
+    at = 0
+    while at < len(data) and data[at] != 0x88:
+        short = data[at + 1]
+        size, head = (short, 2) if short < 126 else (int.from_bytes(data[at + 2 : at + 4]), 4)
+        at += head + size
+    return None if at >= len(data) else int(struct.unpack_from("!H", data, at + 2)[0])
 
 
 @pytest.fixture(scope="module")
@@ -325,6 +329,26 @@ def test_r15_who_does_not_leave_is_cut_off_in_time(start_server: Start) -> None:
         assert server.process.wait(10) == 0
         assert close_code(plain) == 1001
     assert "left connections=1 cut=1" in server.log()
+
+
+def test_r15_nobody_is_let_in_while_the_server_leaves(start_server: Start) -> None:
+    server = start_server("--drain", "60", "--close-timeout", "60")
+    with opened(server) as plain:
+        server.signal(signal.SIGTERM)
+        assert plain.recv(100).startswith(b"\x88"), "the close frame, which this client does not answer"
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", server.port), timeout=5)
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+
+
+def test_who_does_not_close_in_turn_is_cut_off(start_server: Start) -> None:
+    server = start_server("--close-timeout", "0.2")
+    with opened(server) as plain:
+        plain.sendall(frame(Opcode.BINARY, b"x"))
+        metrics = server.wait_for("streamgauge_connections_open", 0)
+    assert metrics['streamgauge_connections_cut_total{reason="close_timeout"}'] == 1
+    assert metrics['streamgauge_connections_closed_total{code="1003"}'] == 1
 
 
 def test_sigint_leaves_and_a_second_one_at_once(start_server: Start) -> None:

@@ -1,0 +1,99 @@
+"""``python -m benchmarks``: bench, list, ui, engine, calibrate, omission, account."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from . import options as command_line
+from .keys import ScenarioError, plain
+from .overview import print_overview, write_page
+from .runner import BenchError, Plan, bench
+from .scenario import SUITES, catalogue, find, read, suite
+
+OWN_OPTIONS: Final = {
+    "calibrate": "benchmarks.calibrate",
+    "omission": "benchmarks.omission",
+    "account": "benchmarks.accounting",
+}
+"""Commands that read their own options, and where they live: imported late, for they bring pandas with them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; returns the exit code by the one table of outcomes."""
+    words, extra = command_line.split(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in OWN_OPTIONS:
+        return int(importlib.import_module(OWN_OPTIONS[words[0]]).main(words[1:]))
+    given = command_line.parse(words)
+    # Whoever asked for JSON reads standard output with a program.
+    console = _console(stderr=getattr(given, "json", False))
+    errors = _console(stderr=True)
+    try:
+        if given.command == "bench":
+            return _bench(given, extra, console, errors)
+        if given.command == "ui":
+            from .ui import serve_ui
+
+            return serve_ui(given.host, given.web_port, given.processes, console)
+        if given.command == "engine":
+            from .engine import compare_engines
+
+            return compare_engines(given.connections, given.rounds, given.seconds, given.out, given.json, console, errors)
+        return _list(console)
+    except ScenarioError as error:
+        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    except BenchError as error:
+        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        return error.exit_code
+
+
+def _console(stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    # Without a terminal there is no width to keep to, and a table cut at 80 characters says less.
+    return console if console.is_terminal else Console(stderr=stderr, width=160)
+
+
+def _bench(given: argparse.Namespace, extra: Sequence[str], console: Console, errors: Console) -> int:
+    changes = command_line.overrides(given)
+    names = given.scenario or suite(given.suite)
+    scenarios = [read(find(name), changes) for name in names]
+    runs = tuple(run for scenario in scenarios for run in scenario.runs)
+    if twice := [run.name for run in runs if sum(one.name == run.name for one in runs) > 1]:
+        raise ScenarioError(f"expected every run once, and {twice[0]} is asked for twice")
+    name = given.name or ("+".join(scenario.name for scenario in scenarios) if given.scenario else given.suite)
+    plan = Plan(name, runs, given.out, given.host, command_line.access(given), given.seed, given.metrics_port, tuple(extra))
+    finished = bench(plan, errors)
+    write_page(finished)
+    for outcome in finished.outcomes:
+        for message in outcome.messages:
+            errors.print(f"{outcome.run.name}: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    print_overview(finished, console)
+    if given.json:
+        print(json.dumps(finished.as_dict(), ensure_ascii=False, allow_nan=False))
+    return finished.exit_code
+
+
+def _list(console: Console) -> int:
+    table = Table(box=None, pad_edge=False)
+    for title in ("Scenario", "Question", "Runs", "Users", "Load", "Budget", "Suites"):
+        table.add_column(title, justify="right" if title in ("Runs", "Users", "Load", "Budget") else "left")
+    for scenario in catalogue():
+        table.add_row(
+            scenario.name, scenario.question, str(len(scenario.runs)), str(max(run.load.users_max for run in scenario.runs)),
+            f"{plain(sum(run.load.seconds for run in scenario.runs))} s", f"{plain(scenario.budget_s)} s",
+            ", ".join(name for name, members in SUITES.items() if scenario.name in members),
+        )  # fmt: skip
+    console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

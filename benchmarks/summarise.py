@@ -1,0 +1,88 @@
+"""``python -m benchmarks.summarise``: how long, and how much memory, the report of a million conversations takes.
+
+Writes a synthetic run of about that size, then summarises and draws it in a fresh process and reads that process's peak memory.
+The promise is under 10 s and 2 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from .synthetic import Plan, build
+
+LIMIT_S = 10.0
+LIMIT_BYTES = 2_000_000_000
+SECONDS, TOKENS, WORKERS = 600.0, 12, 2
+_CHILD = "import sys; from reports.build import build; build(sys.argv[1])"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one report took: wall-clock seconds, processor seconds, and the peak resident memory in bytes."""
+
+    conversations: int
+    elapsed_s: float
+    cpu_s: float
+    peak_bytes: int
+
+    @property
+    def kept(self) -> bool:
+        """Whether it stayed within the promise."""
+        return self.elapsed_s < LIMIT_S and self.peak_bytes < LIMIT_BYTES
+
+
+def write_run(path: Path, conversations: int) -> int:
+    """Write a synthetic run with about so many conversations; returns how many they are."""
+    users = max(WORKERS, round(conversations / SECONDS * 0.46))
+    # The service time keeps a conversation at a few hundred milliseconds, whatever the number of users.
+    plan = Plan(users=users, seconds=SECONDS, warm_up_s=10, tokens=TOKENS, service_ms=30.0 / users, think_s=0.05, workers=WORKERS)
+    build(plan).write(path)
+    return int(pq.read_metadata(path / "conversations.parquet").num_rows)
+
+
+def measure_report(path: Path, conversations: int) -> Cost:
+    """Build the report of ``path`` in a fresh process; CalledProcessError when it fails."""
+    before = time.monotonic()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # The peak is that of the largest child so far: this process must not have had a larger one.
+    subprocess.run([sys.executable, "-c", _CHILD, str(path)], check=True)
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    scale = 1 if sys.platform == "darwin" else 1024
+    return Cost(conversations, time.monotonic() - before, cpu_s, now.ru_maxrss * scale)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns 0 within the promise, 10 beyond it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.summarise", description=__doc__)
+    parser.add_argument("--conversations", type=int, default=1_000_000, metavar="N")
+    parser.add_argument("--keep", metavar="FOLDER", help="write the run here and leave it")
+    parser.add_argument("--json", action="store_true", help="the result as JSON on standard output")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(options.keep) if options.keep else Path(temporary) / "million"
+        cost = measure_report(path, write_run(path, options.conversations))
+    if options.json:
+        result = {name: getattr(cost, name) for name in Cost.__slots__}
+        sys.stdout.write(json.dumps({**result, "limit_s": LIMIT_S, "limit_bytes": LIMIT_BYTES, "kept": cost.kept}) + "\n")
+    else:
+        sys.stdout.write(
+            f"{cost.conversations:,} conversations summarised and drawn in {cost.elapsed_s:.1f} s ({cost.cpu_s:.1f} s of processor time), "
+            f"{cost.peak_bytes / 1e9:.2f} GB at most; the limits are {LIMIT_S:.0f} s and {LIMIT_BYTES / 1e9:.0f} GB\n"
+        )
+    return 0 if cost.kept else 10
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""What load is made and against what: the ``[load]`` and ``[target]`` of a scenario, and the command lines they become."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+from .keys import ScenarioError, key, key_of, plain
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Which conversations are stopped by the user, and when (``[load.stop]``)."""
+
+    share: float = field(default=1.0, metadata=key("number", "share of the conversations that are stopped", "--stop-share", maximum=1))
+    after_tokens: tuple[int, int] | None = field(
+        default=None,
+        metadata=key(
+            "integers",
+            "stop after a number of tokens drawn from here, plus a drawn share of the expected gap: between two tokens",
+            "--stop-after-tokens",
+            minimum=0,
+        ),
+    )
+    after_ms: tuple[int, int] | None = field(
+        default=None, metadata=key("integers", "stop after a time drawn from here, counted from the prompt", "--stop-after-ms", minimum=0)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the generator does (``[load]``); an absent key leaves the generator's own default."""
+
+    users: int | None = field(
+        default=None, metadata=key("integer", "users in all; absent where `steps` says it", "--users", minimum=1, maximum=1_000_000)
+    )
+    spawn_rate: float | None = field(
+        default=None, metadata=key("number", "users started a second; absent: all at once", "--spawn-rate", minimum=0.01)
+    )
+    run_time_s: int | None = field(
+        default=None, metadata=key("integer", "how long load is made; absent where `steps` says it", "--run-time", minimum=1)
+    )
+    steps: tuple[tuple[int, float], ...] = field(
+        default=(), metadata=key("steps", "a ladder of [users, seconds], instead of `users`, `spawn_rate` and `run_time_s`", "--steps")
+    )
+    warm_up_s: float = field(
+        default=1.0, metadata=key("number", "how long after all users are there the figures begin; at each step of a ladder", "--warm-up")
+    )
+    loop: str = field(
+        default="closed",
+        metadata=key("text", "closed: a user waits for its answer; open: starts follow `rate_per_s`", "--loop", choices=("closed", "open")),
+    )
+    rate_per_s: float | None = field(
+        default=None, metadata=key("number", "conversations started a second in all, open loop only", "--rate", minimum=0.001)
+    )
+    arrivals: str = field(
+        default="constant", metadata=key("text", "how open-loop starts are spaced", "--arrivals", choices=("constant", "poisson"))
+    )
+    when_full: str = field(
+        default="late",
+        metadata=key("text", "what becomes of a start that finds no free user", "--when-full", choices=("late", "drop")),
+    )
+    think_time_s: float = field(default=0.0, metadata=key("number", "pause between two conversations of a user", "--think-time"))
+    conversations_per_connection: int = field(
+        default=0,
+        metadata=key("integer", "conversations before a user reconnects; 0: all on one connection", "--conversations-per-connection"),
+    )
+    tokens: int = field(default=0, metadata=key("integer", "tokens an answer; 0 leaves it to the server", "--tokens", maximum=10_000_000))
+    gap_ms: float | None = field(
+        default=None, metadata=key("number", "time between two tokens; 0: none; absent leaves it to the server", "--gap-ms")
+    )
+    ttft_ms: float | None = field(
+        default=None, metadata=key("number", "time to the first token; absent leaves it to the server", "--ttft-ms")
+    )
+
+    window: int = field(
+        default=1,
+        metadata=key("integer", "unacknowledged tokens the server may have under way; 0: no acknowledgements", "--window", maximum=1024),
+    )
+    query: tuple[tuple[str, str], ...] = field(
+        default=(), metadata=key("query", "more query parameters for the server (`[load.query]`)", "--server-query")
+    )
+    stop: Stop | None = field(default=None, metadata=key("table", "stops by the user (`[load.stop]`)"))
+    idle_share: float = field(
+        default=0.0, metadata=key("number", "share of the users that only hold a connection", "--idle-share", maximum=1)
+    )
+    connect_rate_per_s: float = field(
+        default=0.0, metadata=key("number", "connects a second in all, evenly paced; 0: the spawn rate", "--connect-rate")
+    )
+    prompts: str | None = field(default=None, metadata=key("file", "prompts, one a line", "--prompts"))
+    prompt_bytes: int | None = field(
+        default=None, metadata=key("integer", "length of a generated prompt", "--prompt-bytes", minimum=1, maximum=1 << 16)
+    )
+    users_file: str | None = field(default=None, metadata=key("file", "headers, tokens and URLs of single users (CSV)", "--users-file"))
+    compression: bool = field(default=False, metadata=key("flag", "ask the server for permessage-deflate", "--compression"))
+    connect_timeout_s: float | None = field(
+        default=None, metadata=key("number", "how long a connect may take", "--connect-timeout", minimum=0.1)
+    )
+    stall_timeout_s: float | None = field(
+        default=None, metadata=key("number", "silence after which a conversation counts as stalled", "--stall-timeout", minimum=0.1)
+    )
+    reconnect_backoff_s: float | None = field(default=None, metadata=key("number", "first pause before a reconnect", "--reconnect-backoff"))
+    record_tokens: bool = field(default=False, metadata=key("flag", "write one row a token", "--record-tokens"))
+    processes: int = field(default=1, metadata=key("integer", "processes of the generator", "--processes", minimum=1, maximum=1024))
+    stop_timeout_s: int = field(
+        default=5, metadata=key("integer", "how long conversations in flight may finish at the end", "--stop-timeout")
+    )
+
+    @property
+    def seconds(self) -> float:
+        """How long load is made."""
+        return sum(seconds for _, seconds in self.steps) if self.steps else (self.run_time_s or 0.0)
+
+    @property
+    def users_max(self) -> int:
+        """The largest number of users."""
+        return max((users for users, _ in self.steps), default=self.users or 0)
+
+    @property
+    def query_pairs(self) -> tuple[tuple[str, str], ...]:
+        """What the generator asks of the server by the query of its URL."""
+        asked = {"tokens": self.tokens or None, "gap_ms": self.gap_ms, "ttft_ms": self.ttft_ms, "window": self.window}
+        return (*((name, plain(value)) for name, value in asked.items() if value is not None), *self.query)
+
+    def options(self) -> list[str]:
+        """The generator's command line for this load: every key that has a value, so that its own defaults change nothing."""
+        out: list[str] = []
+        for one in dataclasses.fields(self):
+            held, value = key_of(one), getattr(self, one.name)
+            if held.option is None or value is None or value == ():
+                continue
+            if one.name == "processes" and value == 1:
+                # With one Locust would still start a master and a worker beside it.
+                continue
+            if held.kind == "flag":
+                out += [held.option] if value else []
+            elif held.kind == "query":
+                out.append(f"{held.option}={urlencode(value)}")
+            elif held.kind == "steps":
+                out.append(f"{held.option}=" + ",".join(f"{users}:{plain(seconds)}" for users, seconds in value))
+            else:
+                # "=" and not a word of its own: a value may begin with "-".
+                out.append(f"{held.option}={plain(value)}" + ("s" if one.name == "run_time_s" else ""))
+        if self.spawn_rate is None:
+            # A step of a ladder, too, is to be there at once: the connects are paced evenly over a second at most.
+            out.append(f"--spawn-rate={self.users_max}")
+        if self.stop is not None:
+            for one in dataclasses.fields(self.stop):
+                held, value = key_of(one), getattr(self.stop, one.name)
+                if value is not None:
+                    out.append(f"{held.option}=" + ("-".join(map(plain, value)) if isinstance(value, tuple) else plain(value)))
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """How the reference server is started (``[target]``); not used when somebody else's server is driven."""
+
+    processes: int = field(default=1, metadata=key("integer", "processes of the server on one port", "--processes", minimum=1, maximum=256))
+    options: tuple[tuple[str, str], ...] = field(
+        default=(), metadata=key("query", "more options of `python -m server` by their names without the dashes")
+    )
+
+    def arguments(self) -> list[str]:
+        """The server's command line for this target."""
+        out = [] if self.processes == 1 else [f"--processes={self.processes}"]
+        for name, value in self.options:
+            out.append(f"--{name.replace('_', '-')}" + ("" if value == "true" else f"={value}"))
+        return out
+
+
+def contradiction(load: Load, given: Collection[str]) -> str | None:
+    """What two keys say against each other, or None."""
+    both = sorted({"users", "spawn_rate", "run_time_s"} & set(given))
+    if load.steps and both:
+        return f"load.steps says users and times by itself, so expected no load.{both[0]} beside it"
+    if not load.steps and load.users is None:
+        return "expected load.users (and load.run_time_s), or load.steps"
+    if not load.steps and load.run_time_s is None:
+        return "expected load.run_time_s beside load.users: a scenario ends by itself"
+    if load.warm_up_s >= load.seconds:
+        return f"load.warm_up_s: expected less than the {plain(load.seconds)} s of load, found {plain(load.warm_up_s)}"
+    if load.loop == "open" and load.rate_per_s is None:
+        return "expected load.rate_per_s with the open loop"
+    if load.loop == "closed" and load.rate_per_s is not None:
+        return 'load.rate_per_s needs load.loop = "open": a closed loop has no rate of its own'
+    if load.stop is not None and load.stop.share > 0 and (load.stop.after_tokens is None) == (load.stop.after_ms is None):
+        return "load.stop: expected either after_tokens or after_ms"
+    return None
+
+
+def override(load: Load, changes: Mapping[str, Any]) -> Load:
+    """``load`` with other values from the command line; ScenarioError when they contradict it.
+
+    A ladder keeps its shape: another number of users or another time scales its steps to that highest number and that total.
+    """
+    changes = dict(changes)
+    if load.steps and (users := changes.pop("users", None)) is not None:
+        factor = users / load.users_max
+        load = dataclasses.replace(load, steps=tuple((max(1, round(step * factor)), seconds) for step, seconds in load.steps))
+    if load.steps and (seconds := changes.pop("run_time_s", None)) is not None:
+        factor = seconds / load.seconds
+        load = dataclasses.replace(load, steps=tuple((step, round(length * factor, 3)) for step, length in load.steps),
+                                   warm_up_s=round(load.warm_up_s * factor, 3))  # fmt: skip
+    if load.steps:
+        changes.pop("spawn_rate", None)
+    elif "run_time_s" in changes and "warm_up_s" not in changes and load.warm_up_s >= changes["run_time_s"]:
+        changes["warm_up_s"] = round(load.warm_up_s * changes["run_time_s"] / load.seconds, 3)
+    changed = dataclasses.replace(load, **changes)
+    if message := contradiction(changed, set()):
+        raise ScenarioError(message)
+    return changed

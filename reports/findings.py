@@ -1,0 +1,65 @@
+"""What a run says about the target, or must be known when reading it. A finding does not make a run invalid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .units import count, plural, share
+
+COALESCED_SHARE = 0.1
+"""Of the messages: beyond a tenth, p90 of the gaps is made of stamps that several messages shared."""
+UNSTAMPED_SHARE = 0.01
+"""Of the messages, where the kernel stamps: more could reach the p99 with read times."""
+SERVER_CPU_SHARE = 0.9
+"""Of one core, as for the generator: the target's latencies are then those of a full queue."""
+
+
+def find_findings(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the run says about the target (or must be known when reading it), each as kind, count and a sentence."""
+    counts, instrument, server = summary["counts"], summary["instrument"], summary["server"]
+    conversations, connections, tokens = counts["conversations"], counts["connections"], counts["tokens"]
+    found: list[tuple[str, float, str]] = []
+
+    def note(kind: str, number: float | None, sentence: str) -> None:
+        if number:
+            found.append((kind, number, sentence))
+
+    for kind, n in connections["failed_by_kind"].items():
+        if kind != "generator_limit":
+            note(f"connect_{kind}", n, f"{plural(n, 'connect')} of {count(connections['attempted'])} failed: {kind}.")
+    for error in summary["errors"]["conversations"]:
+        what = f"{plural(error['count'], 'conversation')} of {count(conversations['started'])} failed: {error['kind']}"
+        note(f"failed_{error['kind']}", error["count"], f"{what}; their times are in no percentile.")
+    note("empty", conversations["empty"], f"{plural(conversations['empty'], 'conversation')} ended without a token.")
+    note("ghost_tokens", tokens["ghost_tokens"], f"{plural(tokens['ghost_tokens'], 'token')} came when no conversation was running.")
+    note("double_ends", tokens["double_ends"], f"{plural(tokens['double_ends'], 'end message')} came when no conversation was running.")
+    note("closed_abnormal", connections["closed_abnormal"], f"{plural(connections['closed_abnormal'], 'connection')} closed abnormally.")
+    note("abandoned", conversations["abandoned"], f"{plural(conversations['abandoned'], 'conversation')} cut by the end of the run.")
+    inside, tainted = conversations["in_window"], conversations["in_window_tainted"]
+    left_out = (
+        f"{plural(tainted, 'conversation')} of {count(inside)} ({share(tainted / max(1, inside))}) overlapped a stall of the generator"
+    )
+    note("tainted", tainted, f"{left_out}: counted, but kept out of the figures.")
+    dropped = summary["load"]["dropped"]
+    note("dropped", dropped, f"{plural(dropped, 'arrival')} of {count(summary['load']['due'])} dropped: all users were in conversations.")
+    again = connections["syn_retransmitted"]
+    note("syn_retransmitted", again, f"{plural(again, 'connect')} had to repeat the SYN: the target's listen queue was full.")
+    leaked = server["leaked_connections"]
+    note("leaked", max(0, leaked or 0), f"The server still held {plural(leaked or 0, 'connection')} after all of ours had been closed.")
+    if server["exclusive"] is False:
+        note("not_exclusive", 1, "The server's counters include others' use: they are shown, but not held against ours.")
+    busy = instrument.get("server_cpu_share")
+    if busy is not None and busy >= SERVER_CPU_SHARE:
+        note("server_cpu", busy, f"The server used {share(busy)} of a core: these are the latencies of a full queue.")
+    if instrument["clock"] not in {"kernel", None}:
+        note("user_clock", 1, "Arrivals are read times, not kernel stamps: the generator's own lateness is inside every figure.")
+    elif (instrument["unstamped_share"] or 0) > UNSTAMPED_SHARE:
+        note("unstamped", instrument["unstamped_share"], f"{share(instrument['unstamped_share'])} of the messages bore no kernel stamp.")
+    part = instrument["coalesced_share"] or 0
+    if part > COALESCED_SHARE:
+        note("coalesced", part, f"{share(part)} of the messages came together with the one before: read their gaps as bounds.")
+    settled, warm_up = summary["window"]["settled_at_s"], summary["window"]["warm_up_end_s"]
+    if settled is not None and settled > warm_up + 1:
+        note("not_settled", settled, f"The rate of tokens settled only at {settled:g} s, after the warm-up ({warm_up:g} s).")
+    return [{"finding": kind, "measured": number, "sentence": sentence} for kind, number, sentence in found]
