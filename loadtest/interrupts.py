@@ -1,4 +1,4 @@
-"""What Ctrl-C does to a run: the first ends it in good order, one more while it drains cuts short what is still in flight."""
+"""What Ctrl-C does to a process that measures: it never comes between two instructions of the engine."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from collections.abc import Callable
 import gevent
 
 
-def interrupt_between_switches(draining: Callable[[], bool], cut_short: Callable[[], None]) -> None:
-    """Take SIGINT over from Python, in this process.
+def interrupt_main() -> None:
+    """Raise KeyboardInterrupt in the main greenlet, which only ever waits."""
+    gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
 
-    Python raises KeyboardInterrupt between any two instructions, so that a callback of the engine could be left half done. Here it is
-    raised in the main greenlet alone, which only ever waits; while a run drains, ``cut_short`` is called instead.
+
+def interrupt_between_switches(take: Callable[[], bool]) -> None:
+    """Take SIGINT over from Python, in this process; ``take`` is called for each and says whether the process is to end.
+
+    Python raises KeyboardInterrupt between any two instructions, so that a callback of the engine could be left half done.
     """
 
     def interrupt() -> None:
-        if draining():
-            cut_short()
-        else:
-            gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
+        if take():
+            interrupt_main()
 
     gevent.signal_handler(signal.SIGINT, interrupt)

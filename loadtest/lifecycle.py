@@ -29,11 +29,11 @@ from .clock import Clock
 from .engine import Engine
 from .environment import describe_machine, describe_revision, describe_versions
 from .feed import feed, refine_locust
-from .interrupts import interrupt_between_switches
+from .interrupts import interrupt_between_switches, interrupt_main
 from .live import LiveView
 from .population import Person
 from .recorder import Flush, Recorder
-from .run_directory import RawWriter, RunDirectory, RunDirectoryError, write_text
+from .run_directory import RawWriter, RunDirectory, RunDirectoryError, warm_up, write_text
 from .settings import DRAIN_S, Settings, SettingsError, add_options, check_settings, parse_target, redact_options, redact_url
 from .stream import KERNEL_STAMPS, ConnectError, Stream, Target
 from .target_metrics import interval_columns, read_target_metrics
@@ -44,6 +44,7 @@ logger = logging.getLogger("streamgauge")
 EXIT_DONE, EXIT_BUG, EXIT_USAGE, EXIT_DEGRADED, EXIT_INTERRUPTED = 0, 1, 2, 12, 130
 _WORKERS_END_S = 30.0
 _SERVER_SETTLE_S = 2.0
+_MASTER_ANSWERS_S = 5.0
 _STOP_MESSAGE = "streamgauge_stop"
 
 
@@ -126,6 +127,7 @@ class Lifecycle:
         self._idle = Event()
         self._idle.set()
         self._interrupted = False
+        self._interrupts = 0
         self._tried = False
         self._about: dict[str, Any] = {}
         self._settings_in_force: Settings | None = None
@@ -146,7 +148,7 @@ class Lifecycle:
             self._runner.register_message(_STOP_MESSAGE, lambda **_: self._runner.stop(), concurrent=True)
         events.report_to_master.add_listener(self._on_report)
         events.worker_report.add_listener(self._on_worker_report)
-        interrupt_between_switches(lambda: self._draining, self._cut_short)
+        interrupt_between_switches(self._take_interrupt)
 
     # What kind of process this is.
 
@@ -220,6 +222,7 @@ class Lifecycle:
         logger.error(sentence)
         self.exit_code = EXIT_USAGE
         self._active = False
+        self._idle.set()
         if self.directory is not None:
             shutil.rmtree(self.directory.path, ignore_errors=True)
         self.run = self._writer = self.directory = None
@@ -288,6 +291,7 @@ class Lifecycle:
         }
         self._window, self._steps, self._broken, self._interrupted = {}, [], None, False
         self._active = True
+        self._idle.clear()
         logger.info("writing %s", path)
 
     def _begin_measuring(self) -> None:
@@ -324,6 +328,7 @@ class Lifecycle:
                 self._scraper = gevent.spawn(self._scrape, settings)
         engine.start()
         self._active = True
+        self._idle.clear()
 
     def _scrape(self, settings: Settings) -> None:
         while True:
@@ -395,9 +400,7 @@ class Lifecycle:
     # A run ends.
 
     def _on_stopping(self, **_: Any) -> None:
-        if self._active:
-            self._draining = True
-            self._idle.clear()
+        self._draining = self._active
         self._window.setdefault("steady_end_at_ns", self._since_origin())
         if self._ladder is not None and self._ladder is not gevent.getcurrent():
             self._ladder.kill(block=False)
@@ -420,10 +423,21 @@ class Lifecycle:
             self._draining = False
             self._idle.set()
 
-    def _cut_short(self) -> None:
-        """End the drain now: what is still in flight is abandoned, and recorded as such."""
-        logger.info("cutting the conversations in flight")
-        self._runner.user_greenlets.kill(block=False)
+    def _take_interrupt(self) -> bool:
+        """Whether Ctrl-C is to end the process; while a run drains it ends the drain: what is in flight is abandoned, and recorded so."""
+        self._interrupts += 1
+        if self._interrupts == 1 and isinstance(self._runner, WorkerRunner) and not self._idle.is_set():
+            # A terminal's Ctrl-C went to the master too, and it is the master's to end the run; unless it is gone.
+            gevent.spawn_later(_MASTER_ANSWERS_S, self._leave_without_master)
+            return False
+        if self._draining:
+            logger.info("cutting the conversations in flight")
+            self._runner.user_greenlets.kill(block=False)
+        return not self._draining
+
+    def _leave_without_master(self) -> None:
+        if not self._draining and not self._idle.is_set():
+            interrupt_main()
 
     def _end_measuring(self) -> None:
         run, writer = self.run, self._writer
@@ -535,6 +549,7 @@ class Lifecycle:
         if self._active and not self._draining:
             planned = bool(getattr(self.environment.parsed_options, "run_time", None)) or bool(self._ladder)
             self._interrupted = planned and self._headless
+            logger.info("draining: conversations in flight may go on for %g s; Ctrl-C cuts them short", self.environment.stop_timeout or 0)
             self._runner.stop()
         # Another greenlet may be ending the run; the process must not leave before its record is whole.
         self._idle.wait()
@@ -613,6 +628,8 @@ def install(events: Any) -> None:
                 sys.exit(EXIT_USAGE)
         if not isinstance(runner, WorkerRunner):
             lifecycle.describe()
+        if not isinstance(runner, MasterRunner):
+            warm_up()
         # Locust looks at its own stack when a test is stopped, for a log line; the first look takes a tenth of a second.
         inspect.stack()
         gevent.get_hub().loop.update_now()

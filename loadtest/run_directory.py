@@ -132,9 +132,6 @@ class RawWriter:
         self._file: BinaryIO = path.open("xb", buffering=0)
         self.path = path
         self.bytes_written = 0
-        # Where pandas is installed the first list that becomes an array imports it, which takes a third of a second: now, not in
-        # the engine's loop.
-        pa.array([0])
 
     def append(self, table: str, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> None:
         """Append rows given column by column; absent nullable columns become null. OSError when the disk is full."""
@@ -172,6 +169,11 @@ class RawWriter:
 def _header(number: int, body: bytes | memoryview) -> bytes:
     """A frame's header; the checksum covers table number and length too, or a flipped bit would send rows to another table."""
     return _HEADER.pack(_MAGIC, number, len(body), zlib.crc32(body, zlib.crc32(_PREFIX.pack(number, len(body)))))
+
+
+def warm_up() -> None:
+    """Let happen now what the first write would otherwise wait for: pyarrow then imports pandas, for a third of a second."""
+    pa.array([0])
 
 
 def _absent(table: str, field: pa.Field, length: int) -> pa.Array:

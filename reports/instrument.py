@@ -49,18 +49,24 @@ def measure_instrument(run: Run, receive_lag: dict[str, Any]) -> dict[str, Any]:
 def missing_seconds(rows: pd.DataFrame, drain_end_ns: int) -> int | None:
     """Whole seconds that one worker's records leave out: at the start, in between, at the end; None without a record.
 
-    Each record says how much time it covers and in which second it ended. As long as none is missing, the second minus the time
-    covered so far wanders by less than a second; every lost second moves it by one.
+    Each record says how much time it covers and which second it closes (the last one: in which it was written). As long as none is
+    missing, the end of that second minus the time covered so far is when the record began; a record written late lowers it for once
+    by less than half a second, and every lost second raises it by one from there on.
     """
     sound = rows[rows["covered_ns"].notna()]
     if not len(sound):
         return None
     second, covered = sound["second"].to_numpy(dtype=np.float64) * 1e9, sound["covered_ns"].to_numpy(dtype=np.float64)
-    offset = second - np.cumsum(covered)
-    before = (second[0] + 1e9 - covered[0]) // 1e9
-    within = (offset.max() - offset.min()) // 1e9
+    ended = second + 1e9
+    ended[-1] = max(second[-1], min(ended[-1], drain_end_ns))
+    began = ended - np.cumsum(covered)
+    before = began[0] // 1e9
+    within, until = 0, began[0]
+    if len(began) > 1:
+        within, until = round((began[:-1].max() - began[0]) / 1e9), began[:-1].max()
+    last = (began[-1] - until) // 1e9
     after = (drain_end_ns - second[-1]) // 1e9 - 1
-    return int(max(0, before) + within + max(0, after))
+    return int(max(0, before) + within + max(0, last) + max(0, after))
 
 
 def _largest(column: pd.Series[float]) -> int | None:

@@ -60,7 +60,7 @@ def read_window(metadata: Mapping[str, Any], intervals: pd.DataFrame) -> Window:
     warm_up = int(stated.get("warm_up_end_at_ns") or 0)
     steady = int(stated.get("steady_end_at_ns") or last * 10**9)
     drain = max(steady, int(stated.get("drain_end_at_ns") or last * 10**9))
-    seconds = np.arange(warm_up // 10**9, steady // 10**9, dtype=np.int64)
+    seconds = np.arange(math.ceil(warm_up / 1e9), steady // 10**9, dtype=np.int64)
     return Window(warm_up, steady, drain, seconds, _read_steps(metadata.get("steps") or [], warm_up, steady, intervals))
 
 

@@ -115,3 +115,18 @@ def serve(server_process: Any) -> Iterator[Callable[..., Any]]:
     yield start
     for server in running:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def play() -> Callable[..., Any]:
+    """Return a function that plays a scene of the Locust half in a process of its own; it returns what the scene printed."""
+
+    def run(scene: str, *arguments: str) -> Any:
+        command = [sys.executable, str(DRIVERS / "parts_driver.py"), scene, *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return json.loads(done.stdout)
+
+    return run

@@ -7,17 +7,16 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
 import urllib.parse
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.loadtest.hostile import HostileServer, Peer, after_prompt, respond
-from tests.loadtest.locust_run import ROOT, LocustRun, assert_plain, server_counts, wait_until
+from tests.loadtest.locust_run import LocustRun, assert_plain, server_counts, wait_until
 
 QUICK = ("--spawn-rate", "100", "--warm-up", "0")
 Start = Callable[..., LocustRun]
@@ -46,12 +45,8 @@ def refusals(start_locust: Start, serve: Callable[..., Any], tmp_path_factory: p
         server = serve().url
         options: dict[str, tuple[str, ...]] = {
             "no_host": (),
-            "http_host": ("-H", server.replace("ws:", "http:")),
             "bad_option": ("-H", server, "--stop-share", "3"),
-            "bad_steps": ("-H", server, "--steps", "10"),
             "broken_prompts": ("-H", server, "--prompts", str(folder / "prompts.txt")),
-            "no_adapter": ("-H", server, "--adapter", "nowhere:Nothing"),
-            "no_scenario": ("-H", server, "--scenario-file", str(folder / "none.json")),
             "dead": ("-H", f"ws://127.0.0.1:{free_port()}/ws"),
             "not_found": ("-H", missing.url("ws")),
             "garbage": ("-H", garbage.url("ws")),
@@ -74,10 +69,10 @@ def refusals(start_locust: Start, serve: Callable[..., Any], tmp_path_factory: p
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("no_host", "expected a target such as -H ws://"), ("http_host", "try ws://127.0.0.1"),
-        ("bad_option", "--stop-share to be a share from 0 to 1, got 3"), ("bad_steps", "--steps as users:seconds"),
-        ("broken_prompts", "expected UTF-8 text in the prompt file"), ("no_adapter", "cannot load the adapter 'nowhere:Nothing'"),
-        ("no_scenario", "cannot read the scenario file"), ("dead", "got refused"), ("not_found", "got handshake_status (HTTP 404 Not Found)"),
+        ("no_host", "expected a target such as -H ws://"),
+        ("bad_option", "--stop-share to be a share from 0 to 1, got 3"),
+        ("broken_prompts", "expected UTF-8 text in the prompt file"),
+        ("dead", "got refused"), ("not_found", "got handshake_status (HTTP 404 Not Found)"),
         ("garbage", "got handshake_invalid"), ("no_such_host", "got dns_error"), ("dead_for_workers", "got refused"),
         ("bad_option_for_workers", "--rate above 0, got 0"), ("folder_is_a_file", "cannot write the run directory"),
     ],
@@ -101,30 +96,6 @@ def test_an_existing_run_directory_is_refused_and_left_alone(start_locust: Start
     assert [path.name for path in kept.iterdir()] == ["old"]
 
 
-def test_help_shows_our_options() -> None:
-    shown = subprocess.run(
-        [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    ).stdout
-    for option in (
-        "--tokens",
-        "--window",
-        "--loop",
-        "--rate",
-        "--stop-share",
-        "--idle-share",
-        "--steps",
-        "--run-dir",
-        "--users-file",
-        "--adapter",
-    ):
-        assert option in shown
-
-
 # Ends.
 
 
@@ -135,7 +106,7 @@ def ends(start_locust: Start, serve: Callable[..., Any]) -> dict[str, LocustRun]
     paced = ("--tokens", "10", "--gap-ms", "10")
     answering = ("--tokens", "1000", "--gap-ms", "100")
     runs = {
-        "workers": start_locust(*QUICK, "-H", ours.url, "-u", "5", "-t", "3s", *paced, "--stop-share", "0.3", *workers(2)),
+        "workers": start_locust(*QUICK, "-H", ours.url, "-u", "5", "-t", "4s", *paced, "--stop-share", "0.3", *workers(2)),
         "ladder": start_locust(*QUICK, "-H", other, *paced, "--steps", "2:1,4:0.5,1:0.5"),
         "sigint": start_locust(*QUICK, "-H", other, "-u", "4", "-t", "120s", *paced),
         "sigterm": start_locust(*QUICK, "-H", other, "-u", "4", "-t", "120s", *paced),
@@ -148,24 +119,20 @@ def ends(start_locust: Start, serve: Callable[..., Any]) -> dict[str, LocustRun]
         run.wait()
     more = {
         "twice": start_locust(*QUICK, "-H", other, "-u", "3", "-t", "120s", *answering, "--stop-timeout", "100"),
-        "cut": start_locust(*QUICK, "-H", other, "-u", "3", "-t", "1s", *answering, "--stop-timeout", "1"),
+        "cut": start_locust(*QUICK, "-H", other, "-u", "3", "-t", "3s", *answering, "--stop-timeout", "1"),
         "full": start_locust(*QUICK, "-H", other, "-u", "4", "-t", "120s", *paced, files_bytes=60_000),
         "workers_sigint": start_locust(*QUICK, "-H", other, "-u", "4", "-t", "120s", *paced, *workers(2)),
     }
-    wait_until(lambda: more["twice"].has_rows("tokens") or more["twice"].has_rows("intervals"), "a second on disk", more["twice"])
+    streaming = lambda: more["twice"].has_rows("intervals") and more["twice"].total("tokens") >= 3  # noqa: E731
+    wait_until(streaming, "tokens of three users", more["twice"])
     more["twice"].interrupt()
-    wait_until(lambda: "Running teardowns" in more["twice"].log or frozen(more["twice"]), "the drain", more["twice"])
+    wait_until(lambda: "draining" in more["twice"].log, "the drain", more["twice"])
     more["twice"].interrupt()
     wait_until(more["workers_sigint"].has_rows, "conversations on disk", more["workers_sigint"])
     more["workers_sigint"].interrupt()
     for run in more.values():
         run.wait()
     return runs | more
-
-
-def frozen(run: LocustRun) -> bool:
-    """Whether Ctrl-C has arrived: the run has written down that it drains."""
-    return "draining" in run.log
 
 
 def test_workers_lose_nothing(ends: dict[str, LocustRun]) -> None:
@@ -190,7 +157,7 @@ def test_a_ladder_climbs_and_ends_by_itself(ends: dict[str, LocustRun]) -> None:
     assert run.metadata["status"] == "complete"
     steps = run.metadata["steps"]
     assert [step["users"] for step in steps] == [2, 4, 1]
-    lasted = [after["at_ns"] - before["at_ns"] for before, after in zip(steps, steps[1:], strict=False)]
+    lasted = [after["at_ns"] - before["at_ns"] for before, after in pairwise(steps)]
     assert lasted[0] >= 0.95e9
     assert lasted[1] >= 0.45e9
     assert run.metadata["window"]["steady_end_at_ns"] - steps[-1]["at_ns"] >= 0.45e9
@@ -251,7 +218,7 @@ def test_a_full_disk_degrades_the_run_and_keeps_what_was_written(ends: dict[str,
 def test_a_run_lasts_as_long_as_was_asked(ends: dict[str, LocustRun]) -> None:
     # Timers of a loop whose clock has stood still since the imports would be early by a second.
     window = ends["workers"].metadata["window"]
-    assert window["steady_end_at_ns"] > 1.5e9
+    assert window["steady_end_at_ns"] > 2.5e9
     assert window["warm_up_end_at_ns"] <= window["steady_end_at_ns"] <= window["drain_end_at_ns"]
 
 
@@ -291,7 +258,7 @@ def test_the_web_page_starts_and_stops_one_test_after_another(start_locust: Star
     assert "stop_share" in page.ask("GET", "/")
 
     def directories() -> list[Path]:
-        return sorted(folder.glob("*")) if folder.exists() else []
+        return sorted(path.parent for path in folder.glob("*/run.json"))
 
     def status(path: Path) -> str:
         return str(json.loads((path / "run.json").read_text())["status"])
@@ -300,7 +267,7 @@ def test_the_web_page_starts_and_stops_one_test_after_another(start_locust: Star
     assert json.loads(page.ask("POST", "/swarm", user_count="1", spawn_rate="10", stop_share="7"))["success"]
     wait_until(lambda: "--stop-share to be a share from 0 to 1, got 7" in run.log, "a refusal", run)
     wait_until(lambda: page.state() == "stopped", "to be stopped", run)
-    assert directories() == []
+    assert not folder.exists() or list(folder.iterdir()) == []
     for number, users in ((1, 3), (2, 5)):
         answer = json.loads(page.ask("POST", "/swarm", user_count=str(users), spawn_rate="50", stop_share="0.0", window="2"))
         assert answer["success"], answer
@@ -309,9 +276,9 @@ def test_the_web_page_starts_and_stops_one_test_after_another(start_locust: Star
         kept = run.path = path
         # All users connect at the rate that the form gave.
         wait_until(lambda users=users: any(row["open"] == users for row in run.rows("intervals")), "all users connected", run)
-        wait_until(lambda: run.has_rows(), "conversations on disk", run)
+        wait_until(run.has_rows, "conversations on disk", run)
         assert status(path) == "running"
-        assert page.ask("GET", "/stop")
+        assert page.ask("POST", "/stop", x="")
         wait_until(lambda kept=kept: status(kept) != "running", "the end", run)
         assert status(path) == "complete"
         rows = run.check_accounts()

@@ -1,0 +1,181 @@
+"""Runs one named scene of the Locust half in a process of its own, and prints what came of it as JSON."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+# ruff: noqa: E402 - patching comes first
+import csv
+import io
+import json
+import sys
+import time
+from collections import Counter
+
+import gevent
+import numpy as np
+from gevent.monkey import get_original
+from locust.env import Environment
+from locust.stats import PERCENTILES_TO_REPORT, StatsCSV
+from websockets.uri import parse_uri
+
+from loadtest.arrivals import constant
+from loadtest.clock import Clock
+from loadtest.conversation import Conversation
+from loadtest.engine import Engine
+from loadtest.feed import bucket, feed, refine_locust
+from loadtest.recorder import Flush, Recorder
+from loadtest.target_metrics import interval_columns, read_target_metrics
+from loadtest.users import OpenLoop
+
+block = get_original("time", "sleep")
+
+
+class Sink:
+    def __init__(self):
+        self.rows = []
+        self.full = False
+
+    def append(self, table, columns):
+        if self.full:
+            raise OSError(28, "No space left on device")
+        names = list(columns)
+        self.rows += [{"table": table, **dict(zip(names, map(str, values), strict=True))} for values in zip(*columns.values(), strict=True)]
+
+
+def make_engine(stall_timeout_s=60.0):
+    sink = Sink()
+    engine = Engine(Recorder("w0", time.monotonic_ns(), sink), Clock(), stall_timeout_s)
+    return engine, sink
+
+
+class Standing:
+    """A stream as far as the engine's clockwork is concerned."""
+
+    def __init__(self, conversation):
+        self.conversation = conversation
+        self.failed = []
+
+    def fail(self, kind, detail):
+        self.failed.append(kind)
+
+
+def fed():
+    """Locust's table and CSV after a second of known values."""
+    refine_locust()
+    environment = Environment()
+    values = {
+        "token_latency": np.array([120_400, 120_400, 250_000, 1_234_000], dtype=np.int64),
+        "e2e": np.array([5_000_000, 7_500_000], dtype=np.int64),
+        "itl": np.array([0, 400], dtype=np.int64),
+    }
+    flush = Flush(0, values, {}, {}, Counter({"stalled": 2}), Counter({"refused": 3}))
+    for _ in range(2):
+        feed(environment.stats, flush)
+    stats = environment.stats
+    entries = {name: entry for (name, _), entry in stats.entries.items()}
+    token = entries["token"]
+    text = io.StringIO()
+    StatsCSV(environment, PERCENTILES_TO_REPORT).requests_csv(csv.writer(text))
+    draw = np.random.default_rng(1)
+    many = (10 ** draw.uniform(2, 13, 200_000)).astype(np.int64)
+    feed(stats, Flush(0, {"ttft": many}, {}, {}, Counter(), Counter()))
+    first = stats.entries["first token", "WS"]
+    buckets = {ms: bucket(ms) for ms in (0.0, 0.0004, 0.0123, 0.456, 1.0, 99.6, 123.0, 98_765.0)}
+    return {
+        "token": [token.num_requests, token.min_response_time, token.max_response_time, token.get_response_time_percentile(0.5)],
+        "total": [stats.total.num_requests, stats.total.num_failures],
+        "connect": [entries["connect"].num_requests, entries["connect"].num_failures],
+        "errors": sorted((error.name, error.error, error.occurrences) for error in stats.errors.values()),
+        "csv": text.getvalue(),
+        "many": [first.num_requests, sum(first.response_times.values()), len(first.response_times)],
+        "buckets": list(buckets.items()),
+        "gap": sorted(entries["token gap"].response_times),
+    }
+
+
+def clockwork():
+    """The engine's ticks, sweeps and flushes, with a loop that is held up and a disk that fills."""
+    engine, sink = make_engine(0.05)
+    flushes, broken = [], []
+    engine.flushed = flushes.append
+    engine.broken = lambda error: broken.append(error.strerror)
+    engine.users = lambda: 7
+    engine.start()
+    running = Conversation(0, 0, 1, 1)
+    running.sent = time.monotonic_ns()
+    stream = Standing(running)
+    engine.streams.add(stream)
+    gevent.sleep(0.05)
+    block(0.2)
+    gevent.sleep(0.05)
+    engine.sweep()
+    tainted = running.taint
+    engine.streams.discard(stream)
+    while len(flushes) < 2:
+        gevent.sleep(0.01)
+    sink.full = True
+    while not broken:
+        gevent.sleep(0.01)
+    engine.stop()
+    gauges = [row for row in sink.rows if row["table"] == "intervals" and "users" in row and row["users"] != "None"]
+    return {
+        "tainted": tainted, "failed": stream.failed, "lag_ns": max(int(row["loop_lag_max_ns"]) for row in gauges), "broken": broken,
+        "seconds": [int(row["second"]) for row in gauges], "users": sorted({row["users"] for row in gauges}),
+    }  # fmt: skip
+
+
+def resolved():
+    engine, _ = make_engine()
+    told = {}
+    for host in ("127.0.0.1", "localhost", "::1", "no-such-host.invalid", "a..b", "x" * 64 + ".invalid"):
+        try:
+            family, address = engine.resolve(host, 80)
+            told[host] = [family, address[1]]
+        except OSError as error:
+            told[host] = type(error).__name__
+    return told
+
+
+def arrivals():
+    """What becomes of arrivals that a user cannot serve after all."""
+    told = {}
+    for drop in (False, True):
+        recorder = Recorder("w0", 0, Sink())
+        loop = OpenLoop(constant(100), drop, recorder)
+        loop.give_back(5)
+        counts = recorder.counts
+        told[f"{drop}/kept"] = [list(loop._backlog), counts["arrivals_dropped"]]
+        if not drop:
+            told["taken"] = loop.take()
+        waiting = gevent.spawn(loop.take)
+        gevent.sleep(0)
+        loop.give_back(6)
+        told[f"{drop}/handed"] = waiting.get(timeout=5)
+        killed = gevent.spawn(loop.take)
+        gevent.sleep(0)
+        # Ended in the same moment as it was handed an arrival.
+        killed.kill(block=False)
+        loop.give_back(7)
+        killed.join()
+        told[f"{drop}/killed"] = [list(loop._backlog), counts["arrivals_dropped"], len(loop._waiting)]
+        loop.stop()
+        loop.give_back(8)
+        loop.start()
+        told[f"{drop}/over"] = [counts["arrivals_dropped"], counts["arrivals_due"], loop._greenlet is None]
+    return told
+
+
+def metrics(*urls):
+    told = []
+    for url in urls:
+        started = time.monotonic()
+        samples = read_target_metrics(parse_uri(url), None)
+        columns = None if samples is None else interval_columns(samples)
+        told.append({"samples": samples, "columns": columns, "took_s": time.monotonic() - started})
+    return told
+
+
+scene, *arguments = sys.argv[1:]
+result = {"fed": fed, "clockwork": clockwork, "resolved": resolved, "arrivals": arrivals, "metrics": metrics}[scene](*arguments)
+sys.stdout.write(json.dumps(result, default=float))
