@@ -79,7 +79,7 @@ class Figure:
         if self.low is None or self.high is None or self.true is None or not all(map(math.isfinite, (self.low, self.high, self.true))):
             return ABSENT
         below, above = self.true - self.low, self.high - self.true
-        if below == above:
+        if math.isclose(below, above, rel_tol=1e-6):
             return "exact" if below == 0 else f"±{self.text(below)}"
         parts = ("0" if side == 0 else f"{sign}{self.text(abs(side))}" for sign, side in (("-", below), ("+", above)))
         return " … ".join(parts)

@@ -50,9 +50,7 @@ def _percentile_fields(self: StatsCSV, entry: StatsEntry, use_current: bool = Fa
     if not entry.num_requests:
         return list(self.percentiles_na)
     read = (
-        entry.get_current_response_time_percentile
-        if use_current and entry.use_response_times_cache
-        else entry.get_response_time_percentile
+        entry.get_current_response_time_percentile if use_current and entry.use_response_times_cache else entry.get_response_time_percentile
     )
     return [read(p) or 0 for p in self.percentiles_to_report]
 

@@ -31,11 +31,12 @@ from .environment import describe_machine, describe_revision, describe_versions
 from .feed import feed, refine_locust
 from .interrupts import interrupt_between_switches, interrupt_main
 from .live import LiveView
+from .opening import KERNEL_STAMPS, ConnectError, Target
 from .population import Person
 from .recorder import Flush, Recorder
 from .run_directory import RawWriter, RunDirectory, RunDirectoryError, warm_up, write_text
 from .settings import DRAIN_S, Settings, SettingsError, add_options, check_settings, parse_target, redact_options, redact_url
-from .stream import KERNEL_STAMPS, ConnectError, Stream, Target
+from .stream import Stream
 from .target_metrics import interval_columns, read_target_metrics
 from .users import OpenLoop
 
@@ -137,6 +138,7 @@ class Lifecycle:
         self._ladder: gevent.Greenlet[..., None] | None = None
         self._scraper: gevent.Greenlet[..., None] | None = None
         self._server: dict[str, dict[str, float]] = {}
+        self._expected: set[str] = set()
         events: Any = environment.events
         events.test_start.add_listener(self._on_start)
         events.spawning_complete.add_listener(self._on_spawned)
@@ -163,6 +165,10 @@ class Lifecycle:
     @property
     def _keeps_directory(self) -> bool:
         return not isinstance(self._runner, WorkerRunner)
+
+    def _name(self, client: str) -> str:
+        """The master's name for a worker, which is the worker's own."""
+        return f"w{self._runner.get_worker_index(client)}"
 
     def _worker_name(self) -> str:
         return f"w{max(0, int(getattr(self._runner, 'worker_index', 0)))}"
@@ -209,6 +215,7 @@ class Lifecycle:
     # A run begins.
 
     def _on_start(self, **_: Any) -> None:
+        self._idle.clear()
         try:
             if self._keeps_directory:
                 self._begin_directory()
@@ -249,7 +256,10 @@ class Lifecycle:
         path = settings.run_dir or _new_path(settings.runs_folder, started, scenario["name"])
         self._clock = Clock()
         about = self.describe()
-        workers = sorted(self._runner.clients.ready, key=lambda node: str(node.id)) if isinstance(self._runner, MasterRunner) else []
+        # Before the first user connects, or what the server had counted before would be mixed with what we add.
+        first = read_target_metrics(settings.uri, settings.tls) if settings.scrape else None
+        self._server = {} if first is None else {"first": first, "last": first}
+        self._expected = {self._name(node.id) for node in self._runner.clients.ready} if isinstance(self._runner, MasterRunner) else {"w0"}
         origin = time.time_ns()
         self.directory = RunDirectory.create(
             path,
@@ -276,9 +286,9 @@ class Lifecycle:
                 },
                 "window": None,
                 "steps": [],
-                "workers": {"expected": len(workers) or 1, "seen": [], "lost": [], "bad_bytes": {}},
+                "workers": {"expected": len(self._expected), "seen": [], "lost": [], "bad_bytes": {}},
                 **about,
-                "server": {"scraped": False, "first": {}, "last": {}},
+                "server": {"scraped": bool(self._server), "first": {}, "last": {}} | self._server,
                 "calibration": last_calibration(settings.runs_folder, about["environment"]),
             },
         )
@@ -286,12 +296,12 @@ class Lifecycle:
         options.streamgauge_run = {
             "path": str(path.resolve()),
             "origin_wall_ns": origin,
-            "workers": len(workers) or 1,
+            "workers": len(self._expected),
+            "scraped": bool(self._server),
             "connects_per_s": settings.connect_rate_per_s or float(getattr(self._runner, "spawn_rate", 0) or options.spawn_rate or 1),
         }
         self._window, self._steps, self._broken, self._interrupted = {}, [], None, False
         self._active = True
-        self._idle.clear()
         logger.info("writing %s", path)
 
     def _begin_measuring(self) -> None:
@@ -320,15 +330,10 @@ class Lifecycle:
         self.environment.streamgauge_run = self.run  # type: ignore[attr-defined]  # users find it there
         # Each greenlet would remember the frames that spawned it: a kilobyte a user for a feature of debuggers.
         gevent.config.track_greenlet_tree = False
-        if settings.scrape and position == 0:
-            # Before the first user connects, or what the server had counted before would be mixed with what we add.
-            first = read_target_metrics(settings.uri, settings.tls)
-            if first is not None:
-                self._server = {"first": first, "last": first}
-                self._scraper = gevent.spawn(self._scrape, settings)
+        if where["scraped"] and position == 0:
+            self._scraper = gevent.spawn(self._scrape, settings)
         engine.start()
         self._active = True
-        self._idle.clear()
 
     def _scrape(self, settings: Settings) -> None:
         while True:
@@ -446,11 +451,10 @@ class Lifecycle:
         engine = run.engine
         gevent.joinall([gevent.spawn(stream.close, timeout_s=0.5) for stream in list(engine.streams)])
         engine.stop()
+        ended = time.monotonic_ns() - engine.recorder.origin
         if self._scraper is not None:
             self._scraper.kill()
             self._scraper = None
-            if self._server:
-                self._server["last"] = self._last_server_samples(run.settings) or self._server["last"]
         anchor = self._clock.anchor
         information = {
             "worker": run.worker,
@@ -459,7 +463,7 @@ class Lifecycle:
             "anchor": {"wall_ns": anchor.wall_ns, "monotonic_ns": anchor.monotonic_ns, "uncertainty_ns": anchor.uncertainty_ns},
             "cpu_count": os.cpu_count(),
             "broken": None if self._broken is None else str(self._broken.strerror or self._broken),
-            "server": self._server,
+            "ended_at_ns": ended,
         }
         try:
             write_text(writer.path.with_suffix(".json"), json.dumps(information))
@@ -467,7 +471,6 @@ class Lifecycle:
         except OSError as error:
             self._broken = self._broken or error
         self.run = self._writer = None
-        self._server = {}
 
     def _last_server_samples(self, settings: Settings) -> dict[str, float] | None:
         """The target's counts after the drain; it is given a moment to see our closes before a leak is believed."""
@@ -482,11 +485,15 @@ class Lifecycle:
         lost = self._wait_for_workers(directory)
         drain_end = self._since_origin()
         metadata = directory.metadata()
+        if self._server and self._settings_in_force is not None:
+            last = self._last_server_samples(self._settings_in_force)
+            metadata["server"] = {"scraped": True, **self._server} | ({} if last is None else {"last": last})
         seen, reasons = [], []
+        ends: list[int] = []
         for path in sorted((directory.path / "raw").glob("*.json")):
             information = json.loads(path.read_text(encoding="utf-8"))
-            if server := information.pop("server"):
-                metadata["server"] = {"scraped": True, **server}
+            # The record ends here; what follows (a target that leaks is waited for) is no time that anybody failed to record.
+            ends.append(information.pop("ended_at_ns"))
             if information["broken"]:
                 reasons.append(f"worker {information['worker']} could not write its record: {information['broken']}")
             seen.append(information)
@@ -507,6 +514,7 @@ class Lifecycle:
         elif self._interrupted:
             status, self.exit_code = "aborted", EXIT_INTERRUPTED
             reasons.append("interrupted before its planned end")
+        drain_end = max(ends, default=drain_end)
         spawned = self._window.get("spawned_at_ns")
         steady_end = self._window.get("steady_end_at_ns") or drain_end
         warm_up_s = 0.0 if self._settings_in_force is None else self._settings_in_force.warm_up_s
@@ -533,17 +541,15 @@ class Lifecycle:
             return [name for name, ended in directory.workers_ended().items() if not ended]
         # At the end of --run-time Locust tells the master that the test has stopped before it tells the workers to stop.
         self._runner.send_message(_STOP_MESSAGE)
-        expected = int(directory.metadata()["workers"]["expected"])
         deadline = time.monotonic() + float(self.environment.stop_timeout or 0) + _WORKERS_END_S
         while True:
-            ended = directory.workers_ended()
-            if sum(ended.values()) >= expected or time.monotonic() > deadline:
-                break
-            if len(self._runner.clients.missing) >= expected - sum(ended.values()) > 0:
-                break
+            clients = self._runner.clients
+            here = {self._name(identity) for identity in clients} - {self._name(node.id) for node in clients.missing}
+            # Looked at in this order: a worker leaves only after its end mark.
+            lost = self._expected - {name for name, ended in directory.workers_ended().items() if ended}
+            if not lost & here or time.monotonic() > deadline:
+                return sorted(lost)
             gevent.sleep(0.05)
-        lost = [name for name, done in ended.items() if not done]
-        return lost + [f"number {n + 1}" for n in range(len(ended), expected)]
 
     def _on_quitting(self, **_: Any) -> None:
         if self._active and not self._draining:
@@ -552,7 +558,8 @@ class Lifecycle:
             logger.info("draining: conversations in flight may go on for %g s; Ctrl-C cuts them short", self.environment.stop_timeout or 0)
             self._runner.stop()
         # Another greenlet may be ending the run; the process must not leave before its record is whole.
-        self._idle.wait()
+        if self._active or self._draining:
+            self._idle.wait()
         if self._keeps_directory:
             failed = locust.log.unhandled_greenlet_exception or self._runner.exceptions
             self.environment.process_exit_code = EXIT_BUG if failed and self.exit_code == EXIT_DONE else self.exit_code

@@ -8,13 +8,7 @@ sends the prepared acknowledgement. The user's greenlet sleeps for the whole con
 from __future__ import annotations
 
 import _socket
-import dataclasses
 import errno
-import re
-import socket
-import ssl
-import struct
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,100 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.hub import Waiter
-from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus, PayloadTooBig
-from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
-from websockets.frames import Frame, Opcode
-from websockets.protocol import CONNECTING, OPEN
-from websockets.streams import StreamReader
-from websockets.uri import WebSocketURI
+from websockets.exceptions import PayloadTooBig
 
 from .adapter import END, NOTHING, Adapter, Message
-from .arrivals import SECOND_NS, Stop
+from .arrivals import Stop
 from .conversation import NEVER, Conversation
+from .frames import Frames, frame_of
+from .opening import BUFFER, BUFFERS, CONTROL_BYTES, KERNEL_STAMPS, TIMESPEC, WRITE, ConnectError, Opening, Target, Tls, stamp_of
 
 if TYPE_CHECKING:
     from .engine import Engine
 
-# asm-generic/socket.h, the same on x86-64 and arm64; not in Python's socket module. Other systems have no such option.
-SO_TIMESTAMPNS = 35
-IP_BIND_ADDRESS_NO_PORT = 24
-KERNEL_STAMPS = sys.platform == "linux" and struct.calcsize("l") == 8
-_CONTROL_BYTES = 64 if KERNEL_STAMPS else 0
-_TIMESPEC = struct.Struct("qq").unpack_from
-
-# One buffer for all connections: a callback runs to its end before another starts, and what must stay is copied out.
-_BUFFER = bytearray(1 << 16)
-_BUFFERS = [_BUFFER]
-_READ, _WRITE = 1, 2
 _QUEUE_LIMIT_BYTES = 1 << 20
-# The status line of an answer that is no upgrade; the library would read its body, however long, before it says so.
-_OTHER_STATUS = re.compile(rb"HTTP/1\.[01] (?!101)(\d{3})(?: ([\t\x20-\x7e\x80-\xff]*))?\r?\n")
-_SYN_RETRANSMISSION_NS = ((950_000_000, 1_500_000_000), (2_950_000_000, 3_500_000_000), (6_950_000_000, 7_500_000_000))
 
 _now = time.monotonic_ns
 _wall = time.time_ns
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where and how to connect; the same for many connections."""
-
-    uri: WebSocketURI
-    headers: tuple[tuple[str, str], ...] = ()
-    subprotocols: tuple[str, ...] = ()
-    origin: str | None = None
-    compression: bool = False
-    tls: ssl.SSLContext | None = None
-    connect_timeout_s: float = 10.0
-    max_message_bytes: int = 1 << 20
-    fresh_masks: bool = False
-    source_addresses: tuple[str, ...] = ()
-    trace: str | None = None
-
-
-class ConnectError(Exception):
-    """A connection could not be opened; ``kind`` is one of ``metrics.CONNECT_ERRORS``."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind = kind
-        self.detail = detail[:500]
-
-
-@dataclass(slots=True)
-class Opening:
-    """How a connection came about: durations in ns, None for what has not happened."""
-
-    started: int
-    tcp_ns: int | None = None
-    tls_ns: int | None = None
-    upgrade_ns: int | None = None
-    connect_time_ns: int | None = None
-
-
-def text_frame(message: Message) -> bytes:
-    """A masked frame of one message."""
-    opcode, data = (Opcode.TEXT, message.encode()) if isinstance(message, str) else (Opcode.BINARY, message)
-    return Frame(opcode, data).serialize(mask=True)
-
-
-def _arrival(control: Sequence[tuple[int, int, bytes]]) -> int:
-    """The kernel's stamp (wall clock, ns) among a read's control messages, or NEVER."""
-    for level, kind, data in control:
-        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(data) >= 16:
-            seconds, nanoseconds = _TIMESPEC(data)
-            return int(seconds * SECOND_NS + nanoseconds)
-    return NEVER
-
-
-@dataclass(slots=True)
-class _Tls:
-    incoming: ssl.MemoryBIO
-    outgoing: ssl.MemoryBIO
-    channel: ssl.SSLObject
-    # The peer has said that nothing more will come, whether or not it closes the TCP connection too.
-    ended: bool = False
 
 
 @dataclass(slots=True)
@@ -136,10 +51,9 @@ class Stream:
     """
 
     __slots__ = (
-        "_ack", "_clear", "_closing",
-        "_fast", "_fragments", "_protocol", "_queue", "_queued_bytes", "_receive", "_recvmsg", "_send", "_sock", "_timer",
-        "_tls", "_waiter", "_wake", "_watcher", "_write_watcher", "adapter", "attempt", "closed", "conversation",
-        "conversations", "engine", "extensions", "number", "opening", "target", "user",
+        "_ack", "_clear", "_closing", "_fast", "_frames", "_queue", "_queued_bytes", "_receive", "_recvmsg", "_send", "_sock", "_timer",
+        "_tls", "_waiter", "_wake", "_watcher", "_write_watcher", "adapter", "attempt", "closed", "conversation", "conversations",
+        "engine", "number", "opening", "target", "user",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, target: Target, adapter: Adapter, user: int = 0, attempt: int = 0) -> None:
@@ -152,19 +66,17 @@ class Stream:
         self.conversations = 0
         self.conversation: Conversation | None = None
         self.closed: Closed | None = None
-        self.opening = Opening(NEVER)
-        self.extensions: list[Any] = []
-        self._ack = None if adapter.acknowledgement is None else text_frame(adapter.acknowledgement)
+        self.opening = Opening(engine, target, self.number)
+        self._ack = None if adapter.acknowledgement is None else frame_of(adapter.acknowledgement)
         self._receive = adapter.receive
-        self._protocol: ClientProtocol | None = None
-        self._fragments: list[Frame] = []
-        # The library's object holds no part of anything; and: the short path may be taken.
+        self._frames = Frames(target.uri, target.max_message_bytes, engine.protocol_logger)
+        # The library holds no part of anything; and: the short path may be taken.
         self._clear = False
         self._fast = False
         self._closing = False
         self._queue: list[bytes] = []
         self._queued_bytes = 0
-        self._tls: _Tls | None = None
+        self._tls: Tls | None = None
         self._waiter: Waiter[None] | None = None
         self._wake = False
         self._timer: Any = None
@@ -179,165 +91,39 @@ class Stream:
         engine = self.engine
         engine.opening += 1
         engine.recorder.counts["connects_attempted"] += 1
-        self.opening = Opening(_now())
+        opening = self.opening = Opening(engine, self.target, self.number)
         failure: ConnectError | None = None
-        outcome = "abandoned"
-        deadline = gevent.Timeout(self.target.connect_timeout_s)
         try:
-            deadline.start()
-            self._connect()
-            protocol, arrival = self._shake_hands()
-        except gevent.Timeout as timeout:
-            if timeout is not deadline:
-                raise
-            failure = ConnectError("connect_timeout", f"no complete handshake within {self.target.connect_timeout_s:g} s")
+            protocol, arrival = opening.run()
         except ConnectError as error:
             failure = error
-        except ssl.SSLError as error:
-            failure = ConnectError("tls_error", getattr(error, "verify_message", "") or error.reason or str(error))
-        except OSError as error:
-            failure = _connect_failure(error)
+            raise
         finally:
-            deadline.close()
             engine.opening -= 1
-            if self.opening.connect_time_ns is None:
+            if opening.sock is not None:
+                self.adopt(opening.sock, opening.watcher, opening.tls)
+            engine.recorder.counts["syn_retransmitted"] += opening.syn_retransmitted
+            if opening.connect_time_ns is None:
                 self._release()
+                # Neither opened nor failed: cut by the end of the run.
+                outcome = "abandoned" if failure is None else "failed"
                 if failure is not None:
-                    outcome = "failed"
                     engine.recorder.counts["connects_failed"] += 1
                 kind, detail = (None, None) if failure is None else (failure.kind, failure.detail)
                 engine.recorder.connection_ended(self._row(outcome, kind, detail))
-        if failure is not None:
-            raise failure
         engine.streams.add(self)
-        assert self.opening.connect_time_ns is not None
-        engine.recorder.connected(self.opening.connect_time_ns)
+        assert opening.connect_time_ns is not None
+        engine.recorder.connected(opening.connect_time_ns)
+        self._frames.adopt(protocol)
         # What came in one segment with the handshake's answer belongs to no conversation yet; it may be a close frame.
-        self._guard(self._digest, protocol, arrival, _now())
+        self._guard(self._digest, arrival, _now())
         if self.closed is None:
             self._watcher.start(self._readable)
 
-    def _connect(self) -> None:
-        family, address = self.engine.resolve(self.target.uri.host, self.target.uri.port)
-        sock = _socket.socket(family, _socket.SOCK_STREAM)
-        self._sock = sock
-        sock.setblocking(False)
-        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        if KERNEL_STAMPS:
-            # Before connecting: the kernel starts stamping lazily, and the handshake's answer must bear a stamp.
-            sock.setsockopt(_socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        if self.target.source_addresses:
-            source = self.target.source_addresses[self.number % len(self.target.source_addresses)]
-            if sys.platform == "linux":
-                # The port is then chosen at connect, by the whole four-tuple: each source address gives its full range of ports.
-                sock.setsockopt(_socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-            sock.bind((source, 0))
-        loop = gevent.get_hub().loop
-        self._watcher = loop.io(sock.fileno(), _READ)
-        self._recvmsg = sock.recvmsg_into
-        self._send = sock.send
-        code = sock.connect_ex(address)
-        if code == errno.EINPROGRESS:
-            writable = loop.io(sock.fileno(), _WRITE)
-            try:
-                gevent.get_hub().wait(writable)
-            finally:
-                writable.close()
-            code = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
-        if code:
-            raise OSError(code, errno.errorcode.get(code, str(code)))
-        self.opening.tcp_ns = _now() - self.opening.started
-        if any(low <= self.opening.tcp_ns <= high for low, high in _SYN_RETRANSMISSION_NS):
-            self.engine.recorder.counts["syn_retransmitted"] += 1
-        if self.target.tls is not None:
-            self._start_tls(self.target.tls)
-
-    def _start_tls(self, context: ssl.SSLContext) -> None:
-        started = _now()
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = _Tls(incoming, outgoing, context.wrap_bio(incoming, outgoing, server_hostname=self.target.uri.host))
-        while True:
-            try:
-                tls.channel.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                self._send_blocking(outgoing.read())
-                data, _ = self._receive_blocking()
-                if not data:
-                    raise ConnectError("tls_error", "the peer closed the connection during the TLS handshake") from None
-                incoming.write(data)
-        self._send_blocking(outgoing.read())
-        self._tls = tls
-        self.opening.tls_ns = _now() - started
-
-    def _shake_hands(self) -> tuple[ClientProtocol, int]:
-        started = _now()
-        target = self.target
-        protocol = ClientProtocol(
-            target.uri if target.trace is None else self._traced_uri(target.uri, target.trace),
-            origin=target.origin,  # type: ignore[arg-type]  # a NewType of str
-            extensions=[ClientPerMessageDeflateFactory()] if target.compression else None,
-            subprotocols=target.subprotocols or None,  # type: ignore[arg-type]  # a NewType of str
-            max_size=target.max_message_bytes,
-            logger=self.engine.protocol_logger,
-        )
-        request = protocol.connect()
-        for name, value in target.headers:
-            request.headers[name] = value
-        protocol.send_request(request)
-        self._send_blocking(self._encrypt(b"".join(protocol.data_to_send())))
-        head: bytes | None = b""
-        while protocol.state is CONNECTING:
-            if protocol.handshake_exc is not None:
-                raise _handshake_failure(protocol.handshake_exc)
-            data, arrival = self._receive_blocking()
-            if data:
-                plain = self._decrypt(data)
-                if plain:
-                    if head is not None:
-                        head = _check_status(head + plain)
-                    protocol.receive_data(plain)
-            if not data or (self._tls is not None and self._tls.ended):
-                if protocol.state is CONNECTING and protocol.handshake_exc is None:
-                    raise ConnectError("reset", "the peer closed the connection during the handshake")
-                break
-        if protocol.handshake_exc is not None:
-            raise _handshake_failure(protocol.handshake_exc)
-        wall_offset = self.engine.clock.offset
-        self.opening.connect_time_ns = max(0, arrival - wall_offset - self.opening.started)
-        self.opening.upgrade_ns = max(0, arrival - wall_offset - started)
-        self.extensions = protocol.extensions
-        self._protocol = protocol
-        return protocol, arrival
-
-    def _traced_uri(self, uri: WebSocketURI, run: str) -> WebSocketURI:
-        """The URI that asks a reference server to name run, connection, conversation, sequence and sending time in every token."""
-        mark = f"trace={run}&connection={self.engine.recorder.worker}-{self.number}"
-        return dataclasses.replace(uri, query=f"{uri.query}&{mark}" if uri.query else mark)
-
-    def _send_blocking(self, data: bytes) -> None:
-        assert self._sock is not None
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[self._sock.send(view) :]
-            except BlockingIOError:
-                watcher = gevent.get_hub().loop.io(self._sock.fileno(), _WRITE)
-                try:
-                    gevent.get_hub().wait(watcher)
-                finally:
-                    watcher.close()
-
-    def _receive_blocking(self) -> tuple[bytes, int]:
-        """Some bytes (none at the end of the stream) and their arrival, from a user's greenlet."""
-        while True:
-            try:
-                count, control, _, _ = self._recvmsg(_BUFFERS, _CONTROL_BYTES)
-            except (BlockingIOError, InterruptedError):
-                gevent.get_hub().wait(self._watcher)
-                continue
-            arrival = _arrival(control)
-            return bytes(_BUFFER[:count]), _wall() if arrival == NEVER else arrival
+    def adopt(self, sock: _socket.socket, watcher: Any = None, tls: Tls | None = None) -> None:
+        """Take over a connected, non-blocking socket and the watcher for its reading."""
+        self._sock, self._watcher, self._tls = sock, watcher, tls
+        self._recvmsg, self._send = sock.recvmsg_into, sock.send
 
     # Conversing.
 
@@ -345,7 +131,7 @@ class Stream:
         """Send the prompt and sleep until the conversation has an outcome; it is handed to the recorder in any case."""
         if self.closed is not None or self.conversation is not None:
             raise RuntimeError("a conversation needs an open connection without another conversation")
-        frames = b"".join(map(text_frame, self.adapter.start(prompt)))
+        frames = b"".join(map(frame_of, self.adapter.start(prompt)))
         conversation.offset = self.engine.clock.offset
         if self.engine.record_texts:
             conversation.texts = []
@@ -386,7 +172,7 @@ class Stream:
     def _stop(self, conversation: Conversation) -> None:
         if self.conversation is not conversation or self.closed is not None or conversation.stop_sent != NEVER:
             return
-        frames = b"".join(map(text_frame, self.adapter.stop()))
+        frames = b"".join(map(frame_of, self.adapter.stop()))
         conversation.stop_sent = _now()
         self._write(frames)
         self.engine.recorder.counts["stops_sent"] += 1
@@ -411,7 +197,7 @@ class Stream:
 
     def _readable(self) -> None:
         try:
-            count, control, _, _ = self._recvmsg(_BUFFERS, _CONTROL_BYTES)
+            count, control, _, _ = self._recvmsg(BUFFERS, CONTROL_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -419,11 +205,11 @@ class Stream:
             return
         try:
             # One whole, small, unmasked text frame with FIN: nearly every token of nearly every server.
-            if self._fast and count > 2 and _BUFFER[1] == count - 2 and _BUFFER[0] == 0x81 and count < 128:
+            if self._fast and count > 2 and BUFFER[1] == count - 2 and BUFFER[0] == 0x81 and count < 128:
                 conversation = self.conversation
-                text = _BUFFER[2:count].decode()
+                text = BUFFER[2:count].decode()
                 if control:
-                    seconds, nanoseconds = _TIMESPEC(control[0][2])
+                    seconds, nanoseconds = TIMESPEC(control[0][2])
                     arrival = seconds * 1_000_000_000 + nanoseconds
                 else:
                     arrival = _wall()
@@ -473,7 +259,7 @@ class Stream:
             self.fail("protocol_error", f"{type(error).__name__}: {error}")
 
     def _read_slowly(self, count: int, control: Sequence[tuple[int, int, bytes]]) -> None:
-        arrival = _arrival(control)
+        arrival = stamp_of(control)
         if arrival == NEVER:
             arrival = _wall()
             self.engine.recorder.counts["unstamped"] += 1
@@ -481,9 +267,9 @@ class Stream:
         if count == 0:
             self._ended()
             return
-        data = bytes(_BUFFER[:count])
+        data = bytes(BUFFER[:count])
         if self._tls is not None:
-            data = self._decrypt(data)
+            data = self._tls.decrypt(data)
         conversation = self.conversation
         if conversation is not None:
             conversation.received_bytes += len(data)
@@ -500,68 +286,43 @@ class Stream:
             if self.closed is not None:
                 return
         if offset < size:
-            protocol = self._protocol or self._make_protocol()
-            protocol.receive_data(data[offset:])
-            self._digest(protocol, arrival, read)
+            self._frames.receive(data[offset:])
+            self._digest(arrival, read)
         if self._tls is not None and self._tls.ended and self.closed is None:
             self._ended()
         self._wake_user()
 
-    def _digest(self, protocol: ClientProtocol, arrival: int, read: int) -> None:
+    def _digest(self, arrival: int, read: int) -> None:
         """Take what the library made of the bytes it was given: messages, replies, an error or a close."""
-        self._take_messages(protocol, arrival, read)
+        frames = self._frames
+        for message in frames.messages():
+            self._deliver(message, arrival, read)
+            if self.closed is not None:
+                return
+        if reply := frames.replies():
+            self._write(reply)
         if self.closed is not None:
             return
-        if reply := b"".join(protocol.data_to_send()):
-            self._write(reply)
-        if self.closed is None:
-            if protocol.parser_exc is not None:
-                kind = "message_too_big" if isinstance(protocol.parser_exc, PayloadTooBig) else "protocol_error"
-                self._end(Closed(False, "us", None, kind, str(protocol.parser_exc)), kind)
-            elif protocol.close_rcvd is not None:
-                self._close_received(protocol)
-            else:
-                self._settle_protocol()
+        if frames.error is not None:
+            kind = "message_too_big" if isinstance(frames.error, PayloadTooBig) else "protocol_error"
+            self._end(Closed(False, "us", None, kind, str(frames.error)), kind)
+        elif frames.close is not None:
+            close, ours = frames.close
+            clean = close.code in (1000, 1001, 1005)
+            closed = Closed(clean, "us" if ours else "peer", close.code, None if clean else "closed", close.reason or None)
+            self._end(closed, "connection_lost")
+        else:
+            self.settle()
 
-    def _take_messages(self, protocol: ClientProtocol, arrival: int, read: int) -> None:
-        """Deliver whole messages out of the library's frames; UnicodeDecodeError for text that is not UTF-8."""
-        for event in protocol.events_received():
-            if not isinstance(event, Frame) or event.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-                continue
-            self._fragments.append(event)
-            if event.fin:
-                data = b"".join(bytes(frame.data) for frame in self._fragments)
-                text = self._fragments[0].opcode is Opcode.TEXT
-                self._fragments.clear()
-                self._deliver(data.decode() if text else data, arrival, read)
-                if self.closed is not None:
-                    return
+    def settle(self) -> None:
+        """Give the short path back, unless the library holds a part of something."""
+        # The short path does not look at the limit: a frame it takes must be within it.
+        self._clear = self._frames.settle() and self.target.max_message_bytes >= 125
+        self._fast = self._clear and self._tls is None and not self.target.fresh_masks
 
     def _refuse_text(self, error: UnicodeDecodeError) -> None:
-        protocol = self._protocol or self._make_protocol()
-        protocol.fail(1007, f"{error.reason} at position {error.start}")
-        self._write(b"".join(protocol.data_to_send()))
+        self._write(self._frames.refuse(1007, f"{error.reason} at position {error.start}"))
         self.fail("protocol_error", f"text that is not UTF-8: {error.reason} at position {error.start}")
-
-    def _make_protocol(self) -> ClientProtocol:
-        protocol = ClientProtocol(
-            self.target.uri, state=OPEN, max_size=self.target.max_message_bytes, logger=self.engine.protocol_logger
-        )
-        protocol.extensions = self.extensions
-        self._protocol = protocol
-        return protocol
-
-    def _settle_protocol(self) -> None:
-        """Give the short path back, and the library's object with its buffers up, unless it holds a part of something."""
-        protocol = self._protocol
-        pending = protocol is not None and (
-            not _between_frames(protocol) or protocol.current_size is not None or protocol.close_sent is not None
-        )
-        # The short path does not look at the limit: a frame it takes must be within it.
-        self._clear = not pending and self.target.max_message_bytes >= 125
-        self._fast = self._clear and self._tls is None and not self.target.fresh_masks
-        if not pending:
-            self._protocol = None
 
     def _deliver(self, message: Message, arrival: int, read: int) -> None:
         """One message, wherever it came from."""
@@ -598,7 +359,7 @@ class Stream:
 
     def _fresh_ack(self) -> bytes:
         assert self.adapter.acknowledgement is not None
-        return text_frame(self.adapter.acknowledgement)
+        return frame_of(self.adapter.acknowledgement)
 
     def _wake_user(self) -> None:
         if self._wake:
@@ -615,7 +376,7 @@ class Stream:
 
     def _write(self, data: bytes) -> None:
         if self._tls is not None:
-            data = self._encrypt(data)
+            data = self._tls.encrypt(data)
         if self._queue:
             self._write_slowly(data)
             return
@@ -637,7 +398,7 @@ class Stream:
             self.fail("send_blocked", f"the server stopped reading; {self._queued_bytes} bytes were waiting to be sent")
             return
         if self._write_watcher is None and self._sock is not None:
-            self._write_watcher = gevent.get_hub().loop.io(self._sock.fileno(), _WRITE)
+            self._write_watcher = gevent.get_hub().loop.io(self._sock.fileno(), WRITE)
             self._write_watcher.start(self._writable)
 
     def _writable(self) -> None:
@@ -658,30 +419,6 @@ class Stream:
             self._write_watcher.close()
             self._write_watcher = None
 
-    def _encrypt(self, data: bytes) -> bytes:
-        if self._tls is None:
-            return data
-        self._tls.channel.write(data)
-        return self._tls.outgoing.read()
-
-    def _decrypt(self, data: bytes) -> bytes:
-        if self._tls is None:
-            return data
-        self._tls.incoming.write(data)
-        parts: list[bytes] = []
-        try:
-            while chunk := self._tls.channel.read(1 << 16):
-                parts.append(chunk)
-            self._tls.ended = True
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self._tls.ended = True
-        except ssl.SSLError as error:
-            if not parts:
-                raise OSError(errno.EPROTO, f"TLS: {error.reason or error}") from None
-        return b"".join(parts)
-
     # Closing.
 
     def wait_closed(self) -> None:
@@ -697,12 +434,10 @@ class Stream:
         """Close in good order: send a close frame, wait for the server's (at most ``timeout_s``), release the socket; idempotent."""
         if self.closed is not None or self._sock is None:
             return
-        protocol = self._protocol or self._make_protocol()
         self._closing = True
-        if protocol.state is OPEN:
-            self._clear = self._fast = False
-            protocol.send_close(code)
-            self._write(b"".join(protocol.data_to_send()))
+        self._clear = self._fast = False
+        if frame := self._frames.send_close(code):
+            self._write(frame)
         waiter: Waiter[None] = Waiter()
         self._waiter = waiter
         timer = gevent.get_hub().loop.timer(timeout_s)
@@ -716,14 +451,6 @@ class Stream:
             if self.closed is None:
                 detail = f"the server did not answer the close frame within {timeout_s:g} s"
                 self._end(Closed(False, "us", None, "close_timeout", detail), "connection_lost")
-
-    def _close_received(self, protocol: ClientProtocol) -> None:
-        close = protocol.close_rcvd
-        assert close is not None
-        ours = protocol.close_rcvd_then_sent is False
-        clean = close.code in (1000, 1001, 1005)
-        by = "us" if ours else "peer"
-        self._end(Closed(clean, by, close.code, None if clean else "closed", close.reason or None), "connection_lost")
 
     def _ended(self) -> None:
         self._end(Closed(False, "peer", 1006, "eof", "the connection ended without a close frame"), "connection_lost")
@@ -757,7 +484,6 @@ class Stream:
             if watcher is not None:
                 watcher.close()
         self._watcher = self._write_watcher = None
-        self._protocol = None
         self._queue.clear()
         if self._sock is not None:
             self._sock.close()
@@ -765,7 +491,6 @@ class Stream:
 
     def _row(self, outcome: str, error: str | None, detail: str | None) -> dict[str, Any]:
         opening = self.opening
-        tcp = opening.tcp_ns
         return {
             "connection": self.number,
             "user": self.user,
@@ -773,8 +498,8 @@ class Stream:
             "attempt": self.attempt,
             "conversations": self.conversations,
             "outcome": outcome,
-            "syn_retransmitted": tcp is not None and any(low <= tcp <= high for low, high in _SYN_RETRANSMISSION_NS),
-            "tcp_ns": tcp,
+            "syn_retransmitted": opening.syn_retransmitted,
+            "tcp_ns": opening.tcp_ns,
             "tls_ns": opening.tls_ns,
             "upgrade_ns": opening.upgrade_ns,
             "connect_time_ns": opening.connect_time_ns,
@@ -785,45 +510,3 @@ class Stream:
             "error": error,
             "error_detail": detail,
         }
-
-
-def _connect_failure(error: OSError) -> ConnectError:
-    number = error.errno
-    text = error.strerror or str(error)
-    if isinstance(error, socket.gaierror):
-        return ConnectError("dns_error", text)
-    if number in (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM):
-        return ConnectError("generator_limit", text)
-    kinds = {
-        errno.ECONNREFUSED: "refused", errno.ETIMEDOUT: "connect_timeout", errno.EHOSTUNREACH: "unreachable",
-        errno.ENETUNREACH: "unreachable", errno.ECONNRESET: "reset", errno.EPIPE: "reset", errno.EPROTO: "tls_error",
-    }  # fmt: skip
-    return ConnectError(kinds.get(number or 0, "unreachable"), text)
-
-
-def _check_status(head: bytes) -> bytes | None:
-    """What is to be looked at again with more bytes, None once the status line is whole; ConnectError when it is no upgrade's."""
-    if found := _OTHER_STATUS.match(head):
-        phrase = (found[2] or b"").decode("ascii", "replace").strip()
-        raise ConnectError("handshake_status", f"HTTP {found[1].decode()} {phrase}".strip())
-    return None if b"\n" in head or len(head) > 8192 else head
-
-
-def _between_frames(protocol: ClientProtocol) -> bool:
-    """Whether the library waits for a frame to begin. Its buffer alone does not tell: the header of a frame whose body has not
-    come is no longer in it."""
-    step: Any = protocol.parser
-    while step.gi_yieldfrom is not None:
-        step = step.gi_yieldfrom
-    return step.gi_code is StreamReader.at_eof.__code__ and not protocol.reader.buffer
-
-
-def _handshake_failure(error: Exception) -> ConnectError:
-    if isinstance(error, InvalidStatus):
-        return ConnectError("handshake_status", f"HTTP {error.response.status_code} {error.response.reason_phrase}")
-    if isinstance(error, InvalidMessage) and error.__cause__ is not None:
-        return ConnectError("handshake_invalid", f"{error}: {error.__cause__}")
-    if isinstance(error, InvalidHandshake):
-        return ConnectError("handshake_invalid", str(error))
-    return ConnectError("handshake_invalid", f"{type(error).__name__}: {error}")
-

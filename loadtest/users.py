@@ -16,9 +16,10 @@ from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_STOPPING, LOCUST
 from .adapter import make_adapter
 from .arrivals import SECOND_NS
 from .conversation import NEVER, Conversation
+from .opening import ConnectError
 from .population import generate_prompt
 from .recorder import Recorder
-from .stream import ConnectError, Stream
+from .stream import Stream
 
 if TYPE_CHECKING:
     from .lifecycle import Run

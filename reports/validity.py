@@ -86,7 +86,7 @@ def check_seconds(run: Run, summary: Mapping[str, Any]) -> Outcome:
     if not missing:
         return _nothing("no second missing", "nothing recorded")
     worst = max(missing, key=lambda worker: missing[worker])
-    sentence = f"Of worker {worst} {plural(missing[worst], 'second')} were not recorded and are missing from every figure."
+    sentence = f"The records of worker {worst} leave out {plural(missing[worst], 'second')}, and so does every figure."
     return Outcome(missing[worst] > 0, f"{missing[worst]} s missing", "no second missing", sentence)
 
 

@@ -26,8 +26,9 @@ from loadtest.arrivals import Stop
 from loadtest.clock import Clock
 from loadtest.conversation import Conversation
 from loadtest.engine import Engine
+from loadtest.opening import ConnectError, Target
 from loadtest.recorder import Recorder
-from loadtest.stream import ConnectError, Stream, Target
+from loadtest.stream import Stream
 from loadtest.typewriter import Typewriter
 
 CLOCK = Clock()
@@ -88,7 +89,7 @@ def describe(stream, adapter, sink, more):
         **more,
         "messages": adapter.messages,
         "closed": None if stream.closed is None else dataclasses.asdict(stream.closed),
-        "extensions": len(stream.extensions),
+        "extensions": len(stream._frames.extensions),
         "still_listed": len(stream.engine.streams),
         "streaming": stream.engine.streaming,
         "opening": stream.engine.opening,
@@ -177,12 +178,11 @@ def feed(case):
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     raw = ours._sock if hasattr(ours, "_sock") else ours
-    stream._sock, stream._recvmsg, stream._send = raw, raw.recvmsg_into, raw.send
-    stream.opening.started = time.monotonic_ns()
+    stream.adopt(raw)
     if case.get("deflate"):
-        stream.extensions = [PerMessageDeflate(False, False, 15, 15)]
+        stream._frames.extensions = [PerMessageDeflate(False, False, 15, 15)]
     engine.streams.add(stream)
-    stream._settle_protocol()
+    stream.settle()
     data = base64.b64decode(case["data"])
     for start, end in zip([0, *case["cuts"]], [*case["cuts"], len(data)], strict=True):
         if start == end or stream.closed is not None:
