@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import inspect
 import json
 import logging
 import os
-import random
 import shutil
-import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,24 +15,23 @@ import gevent
 import locust.log
 from gevent.event import Event
 from locust.env import Environment
-from locust.runners import LocalRunner, MasterRunner, WorkerRunner
-from prometheus_client import CollectorRegistry, start_http_server
+from locust.runners import MasterRunner, WorkerRunner
 
 from .adapter import AdapterError, load_adapter, make_adapter
-from .arrivals import SECOND_NS, Pacing, constant, deal, poisson
-from .calibration_record import last_calibration
+from .arrivals import Pacing, constant, deal, poisson
 from .clock import Clock
 from .engine import Engine
 from .environment import describe_machine, describe_revision, describe_versions
-from .feed import feed, refine_locust
+from .feed import feed
 from .interrupts import interrupt_between_switches, interrupt_main
 from .live import LiveView
-from .opening import KERNEL_STAMPS, ConnectError, Target
-from .population import Person
+from .opening import KERNEL_STAMPS
+from .probe import probe
 from .recorder import Flush, Recorder
-from .run_directory import RawWriter, RunDirectory, RunDirectoryError, warm_up, write_text
-from .settings import DRAIN_S, Settings, SettingsError, add_options, check_settings, parse_target, redact_options, redact_url
-from .stream import Stream
+from .run import Run, make_target
+from .run_directory import RawWriter, RunDirectory, RunDirectoryError, write_text
+from .run_metadata import Ending, end_record, first_metadata, new_path, read_scenario
+from .settings import Settings, SettingsError, check_settings
 from .target_metrics import interval_columns, read_target_metrics
 from .users import OpenLoop
 
@@ -47,63 +42,6 @@ _WORKERS_END_S = 30.0
 _SERVER_SETTLE_S = 2.0
 _MASTER_ANSWERS_S = 5.0
 _STOP_MESSAGE = "streamgauge_stop"
-
-
-@dataclass(slots=True)
-class Run:
-    """One run as one process sees it: what users need."""
-
-    settings: Settings
-    worker: str
-    engine: Engine
-    adapter: Any
-    target: Target
-    open_loop: OpenLoop | None
-    users_of: Any
-    position: int = 0
-    workers: int = 1
-    _targets: dict[Person, Target] = field(default_factory=dict)
-    _next_user: int = 0
-    _draw: random.Random = field(default_factory=random.Random)
-
-    def number_user(self) -> int:
-        """The next user's number in this process."""
-        self._next_user += 1
-        return self._next_user - 1
-
-    def place_of(self, user: int) -> int:
-        """The number of one of this process's users among those of all processes."""
-        return user * self.workers + self.position
-
-    def draw_for(self, user: int, turn: int) -> random.Random:
-        """What is drawn for one turn of one user: the same for the same seed, whatever the others do meanwhile.
-
-        One generator for all is seeded anew each time: one of their own would cost each user 2.5 KB.
-        """
-        self._draw.seed(f"{self.settings.seed}:{self.worker}:{user}:{turn}")
-        return self._draw
-
-    def users(self) -> int:
-        """How many users run in all processes, as far as this one knows."""
-        return int(self.users_of())
-
-    def target_of(self, person: Person | None) -> Target:
-        """The target with what a user brings of its own."""
-        if person is None:
-            return self.target
-        if person not in self._targets:
-            uri = self.target.uri if person.url is None else parse_target(person.url)
-            self._targets[person] = _target(self.settings, uri, person.headers, self.target.trace)
-        return self._targets[person]
-
-
-def _target(settings: Settings, uri: Any, headers: tuple[tuple[str, str], ...] = (), trace: str | None = None) -> Target:
-    return Target(
-        uri=uri, headers=settings.headers + headers, subprotocols=settings.subprotocols, origin=settings.origin,
-        compression=settings.compression, tls=settings.tls, connect_timeout_s=settings.connect_timeout_s,
-        max_message_bytes=settings.max_message_bytes, fresh_masks=settings.fresh_masks, source_addresses=settings.source_addresses,
-        trace=trace,
-    )  # fmt: skip
 
 
 class Lifecycle:
@@ -184,7 +122,7 @@ class Lifecycle:
         except AdapterError as error:
             raise SettingsError(str(error)) from None
         if settings.scenario_file is not None:
-            _read_scenario(settings.scenario_file)
+            read_scenario(settings.scenario_file)
         if settings.run_dir is not None and os.path.lexists(settings.run_dir) and not self._active:
             raise SettingsError(f"expected a new run directory, but {settings.run_dir} exists; choose another --run-dir or remove it")
         return settings
@@ -195,16 +133,8 @@ class Lifecycle:
         return self._about
 
     def try_target(self, settings: Settings) -> None:
-        """Open and close one connection; SettingsError when the target does not answer an upgrade."""
-        engine = Engine(Recorder("probe", time.monotonic_ns(), _Nowhere()), self._clock, settings.stall_timeout_s)
-        adapter = make_adapter(load_adapter(settings.adapter), {"window": settings.window})
-        stream = Stream(engine, _target(settings, settings.uri), adapter)
-        try:
-            stream.open()
-        except ConnectError as error:
-            found = f"got {error.kind} ({error.detail}); is it running, and is the path right?"
-            raise SettingsError(f"expected a WebSocket server at {redact_url(settings.url)}, {found}") from None
-        stream.close(timeout_s=1.0)
+        """Open and close one connection, once; SettingsError when the target does not answer an upgrade."""
+        probe(settings, self._clock)
         self._tried = True
 
     def _settings(self) -> Settings:
@@ -251,9 +181,9 @@ class Lifecycle:
         self.live.reset()
         options = self.environment.parsed_options
         assert options is not None
-        scenario = _read_scenario(settings.scenario_file) if settings.scenario_file else {"name": "custom"}
+        scenario = read_scenario(settings.scenario_file) if settings.scenario_file else {"name": "custom"}
         started = datetime.datetime.now(datetime.UTC)
-        path = settings.run_dir or _new_path(settings.runs_folder, started, scenario["name"])
+        path = settings.run_dir or new_path(settings.runs_folder, started, scenario["name"])
         self._clock = Clock()
         about = self.describe()
         # Before the first user connects, or what the server had counted before would be mixed with what we add.
@@ -263,35 +193,11 @@ class Lifecycle:
         origin = time.time_ns()
         self.directory = RunDirectory.create(
             path,
-            {
-                "status_reasons": [],
-                "name": path.name,
-                "scenario": scenario,
-                "target": {"url": redact_url(settings.url), "adapter": settings.adapter},
-                "origin_wall_ns": origin,
-                "started_utc": started.isoformat(timespec="seconds").replace("+00:00", "Z"),
-                "ended_utc": None,
-                "seed": settings.seed,
-                "options": redact_options(options, self.options),
-                "load": {
-                    "loop": "open" if settings.open_loop else "closed",
-                    "rate_per_s": settings.rate_per_s if settings.open_loop else None,
-                    "arrivals": settings.arrivals if settings.open_loop else None,
-                    "window": settings.window,
-                    "tokens": options.tokens,
-                    "gap_ms": options.gap_ms,
-                    "stop_share": settings.stop.share,
-                    "idle_share": settings.idle_share,
-                    "stall_timeout_s": settings.stall_timeout_s,
-                },
-                "window": None,
-                "steps": [],
-                "workers": {"expected": len(self._expected), "seen": [], "lost": [], "bad_bytes": {}},
-                **about,
-                "server": {"scraped": bool(self._server), "first": {}, "last": {}} | self._server,
-                "calibration": last_calibration(settings.runs_folder, about["environment"]),
-            },
-        )
+            first_metadata(
+                settings, options, self.options, name=path.name, scenario=scenario, started=started, origin_wall_ns=origin,
+                expected_workers=len(self._expected), about=about, server=self._server,
+            ),
+        )  # fmt: skip
         # Locust sends unknown option names to its workers with the order to start; that is how they learn where to write.
         options.streamgauge_run = {
             "path": str(path.resolve()),
@@ -324,7 +230,7 @@ class Lifecycle:
         open_loop = OpenLoop(mine, settings.drop_when_full, recorder) if settings.open_loop else None
         self.run = Run(
             settings=settings, worker=worker, engine=engine, adapter=load_adapter(settings.adapter),
-            target=_target(settings, settings.uri, trace=Path(where["path"]).name if settings.trace else None), open_loop=open_loop,
+            target=make_target(settings, settings.uri, trace=Path(where["path"]).name if settings.trace else None), open_loop=open_loop,
             users_of=lambda: self._runner.user_count, position=position % workers, workers=workers,
         )  # fmt: skip
         self.environment.streamgauge_run = self.run  # type: ignore[attr-defined]  # users find it there
@@ -347,10 +253,8 @@ class Lifecycle:
         """Live figures for Prometheus, from the first run on until the process ends."""
         if not settings.metrics_port or self._serving or not self._keeps_directory:
             return
-        registry = CollectorRegistry()
-        registry.register(self.live)
         try:
-            start_http_server(settings.metrics_port, settings.metrics_host, registry)
+            self.live.serve(settings.metrics_host, settings.metrics_port)
         except OSError as error:
             where = f"{settings.metrics_host}:{settings.metrics_port}"
             raise SettingsError(f"cannot serve metrics on {where}: {error.strerror}; choose another --metrics-port") from None
@@ -484,54 +388,26 @@ class Lifecycle:
     def _end_directory(self, directory: RunDirectory) -> None:
         lost = self._wait_for_workers(directory)
         drain_end = self._since_origin()
-        metadata = directory.metadata()
-        if self._server and self._settings_in_force is not None:
-            last = self._last_server_samples(self._settings_in_force)
-            metadata["server"] = {"scraped": True, **self._server} | ({} if last is None else {"last": last})
-        seen, reasons = [], []
-        ends: list[int] = []
-        for path in sorted((directory.path / "raw").glob("*.json")):
-            information = json.loads(path.read_text(encoding="utf-8"))
-            # The record ends here; what follows (a target that leaks is waited for) is no time that anybody failed to record.
-            ends.append(information.pop("ended_at_ns"))
-            if information["broken"]:
-                reasons.append(f"worker {information['worker']} could not write its record: {information['broken']}")
-            seen.append(information)
-            path.unlink()
-        if self._broken is not None and not reasons:
-            reasons.append(f"the record could not be written: {self._broken.strerror or self._broken}")
-        reasons += [f"worker {name} ended without its last record" for name in lost]
-        status = "complete"
+        settings = self._settings_in_force
+        if self._server and settings is not None:
+            self._server["last"] = self._last_server_samples(settings) or self._server["last"]
+        ending = Ending(
+            lost=lost,
+            broken=None if self._broken is None else str(self._broken.strerror or self._broken),
+            interrupted=self._interrupted,
+            spawned_at_ns=self._window.get("spawned_at_ns"),
+            steady_end_at_ns=self._window.get("steady_end_at_ns"),
+            drain_end_at_ns=drain_end,
+            warm_up_s=0.0 if settings is None else settings.warm_up_s,
+            steps=self._steps,
+            server=self._server,
+        )
         try:
-            states = directory.compact()
-            bad = {state.worker: state.bad_bytes for state in states if state.bad_bytes}
-            reasons += [f"{count} bytes at the end of the record of {name} are not readable" for name, count in bad.items()]
-            metadata["workers"] |= {"seen": seen, "lost": lost, "bad_bytes": bad}
-        except OSError as error:
-            reasons.append(f"the record could not be compacted: {error.strerror or error}; run: python -m reports recover {directory.path}")
-        if reasons:
-            status, self.exit_code = "degraded", EXIT_DEGRADED
-        elif self._interrupted:
-            status, self.exit_code = "aborted", EXIT_INTERRUPTED
-            reasons.append("interrupted before its planned end")
-        drain_end = max(ends, default=drain_end)
-        spawned = self._window.get("spawned_at_ns")
-        steady_end = self._window.get("steady_end_at_ns") or drain_end
-        warm_up_s = 0.0 if self._settings_in_force is None else self._settings_in_force.warm_up_s
-        warm_up_end = steady_end if spawned is None else min(steady_end, spawned + round(warm_up_s * SECOND_NS))
-        metadata |= {
-            "status": status,
-            "status_reasons": reasons,
-            "ended_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            "window": {"warm_up_end_at_ns": warm_up_end, "steady_end_at_ns": steady_end, "drain_end_at_ns": drain_end},
-            "steps": self._steps,
-        }
-        metadata["load"]["users_max"] = max((step["users"] for step in self._steps), default=0)
-        try:
-            directory.write_metadata(metadata)
+            status = end_record(directory, ending)
         except OSError as error:
             logger.error("cannot write %s: %s", directory.path / "run.json", error.strerror)
-            self.exit_code = EXIT_DEGRADED
+            status = "degraded"
+        self.exit_code = {"degraded": EXIT_DEGRADED, "aborted": EXIT_INTERRUPTED}.get(status, self.exit_code)
         logger.info("wrote %s (%s); for the report: python -m reports build %s", directory.path, status, directory.path)
         self.directory = None
 
@@ -570,76 +446,3 @@ class Lifecycle:
         if directory is None or options is None:
             return 0
         return time.monotonic_ns() + self._clock.offset - int(options.streamgauge_run["origin_wall_ns"])
-
-
-class _Nowhere:
-    """A sink for the connection that only tries the target."""
-
-    def append(self, table: str, columns: Any) -> None:
-        """Forget it."""
-
-
-def _read_scenario(path: Path) -> dict[str, Any]:
-    try:
-        scenario = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"cannot read the scenario file {path}: {error}") from None
-    if not isinstance(scenario, dict) or not isinstance(scenario.get("name"), str):
-        raise SettingsError(f"expected a JSON object with a name in {path}")
-    return scenario
-
-
-def _new_path(folder: Path, started: datetime.datetime, name: str) -> Path:
-    stem = f"{started.strftime('%Y-%m-%dT%H-%M-%SZ')}_{name}"
-    path, number = folder / stem, 2
-    while path.exists():
-        path, number = folder / f"{stem}-{number}", number + 1
-    return path
-
-
-def install(events: Any) -> None:
-    """Hook everything into Locust; called once by the locustfile."""
-    names: list[str] = []
-
-    def on_parser(parser: Any, **_: Any) -> None:
-        before = {action.dest for action in parser._actions}
-        add_options(parser)
-        names.extend(action.dest for action in parser._actions if action.dest not in before)
-
-    def on_init(environment: Environment, runner: Any, **_: Any) -> None:
-        options = environment.parsed_options
-        assert options is not None
-        # The loop's clock has stood still since its making, a second of imports ago: timers started now would be early by that.
-        gevent.get_hub().loop.update_now()
-        refine_locust()
-        lifecycle = Lifecycle(environment, names)
-        environment.streamgauge_lifecycle = lifecycle  # type: ignore[attr-defined]
-        if not environment.stop_timeout:
-            environment.stop_timeout = DRAIN_S
-        if isinstance(runner, LocalRunner | MasterRunner) and options.headless:
-            try:
-                settings = lifecycle.check()
-                if isinstance(runner, LocalRunner):
-                    lifecycle.try_target(settings)
-            except SettingsError as error:
-                sys.stderr.write(f"streamgauge: {error}\n")
-                sys.exit(EXIT_USAGE)
-            if settings.steps:
-                options.num_users = settings.steps[0].users
-                options.spawn_rate = options.spawn_rate or settings.steps[0].users
-        elif options.headless:
-            # A worker finds what is wrong by itself too: the master, gone for the same reason, could not tell it.
-            try:
-                lifecycle.check()
-            except SettingsError:
-                sys.exit(EXIT_USAGE)
-        if not isinstance(runner, WorkerRunner):
-            lifecycle.describe()
-        if not isinstance(runner, MasterRunner):
-            warm_up()
-        # Locust looks at its own stack when a test is stopped, for a log line; the first look takes a tenth of a second.
-        inspect.stack()
-        gevent.get_hub().loop.update_now()
-
-    events.init_command_line_parser.add_listener(on_parser)
-    events.init.add_listener(on_init)

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -87,6 +88,12 @@ class LiveView(Collector):
             for metric, histogram in histograms.items():
                 merged.setdefault(metric, Histogram()).merge(histogram)
         return merged
+
+    def serve(self, host: str, port: int) -> None:
+        """Show the figures at http://host:port/metrics from now on; OSError when the port is taken."""
+        registry = CollectorRegistry()
+        registry.register(self)
+        start_http_server(port, host, registry)
 
     def collect(self) -> Iterable[Metric]:
         """What Prometheus sees."""

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from locust import events
 
-from loadtest.lifecycle import install
+from loadtest.installation import install
 from loadtest.users import ConversationUser
 
 __all__ = ["ConversationUser"]

@@ -22,7 +22,7 @@ from .recorder import Recorder
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from .lifecycle import Run
+    from .run import Run
 
 _BACKOFF_LIMIT_S = 10.0
 

@@ -1,0 +1,64 @@
+"""Hooks the measuring into Locust: options into its parser, a Lifecycle into its environment."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+import gevent
+from locust.env import Environment
+from locust.runners import LocalRunner, MasterRunner, WorkerRunner
+
+from .feed import refine_locust
+from .lifecycle import EXIT_USAGE, Lifecycle
+from .run_directory import warm_up
+from .settings import DRAIN_S, SettingsError, add_options
+
+
+def install(events: Any) -> None:
+    """Hook everything into Locust; called once by the locustfile."""
+    names: list[str] = []
+
+    def on_parser(parser: Any, **_: Any) -> None:
+        before = {action.dest for action in parser._actions}
+        add_options(parser)
+        names.extend(action.dest for action in parser._actions if action.dest not in before)
+
+    def on_init(environment: Environment, runner: Any, **_: Any) -> None:
+        options = environment.parsed_options
+        assert options is not None
+        # The loop's clock has stood still since its making, a second of imports ago: timers started now would be early by that.
+        gevent.get_hub().loop.update_now()
+        refine_locust()
+        lifecycle = Lifecycle(environment, names)
+        environment.streamgauge_lifecycle = lifecycle  # type: ignore[attr-defined]
+        if not environment.stop_timeout:
+            environment.stop_timeout = DRAIN_S
+        if isinstance(runner, LocalRunner | MasterRunner) and options.headless:
+            try:
+                settings = lifecycle.check()
+                if isinstance(runner, LocalRunner):
+                    lifecycle.try_target(settings)
+            except SettingsError as error:
+                sys.stderr.write(f"streamgauge: {error}\n")
+                sys.exit(EXIT_USAGE)
+            if settings.steps:
+                options.num_users = settings.steps[0].users
+                options.spawn_rate = options.spawn_rate or settings.steps[0].users
+        elif options.headless:
+            # A worker finds what is wrong by itself too: the master, gone for the same reason, could not tell it.
+            try:
+                lifecycle.check()
+            except SettingsError:
+                sys.exit(EXIT_USAGE)
+        if not isinstance(runner, WorkerRunner):
+            lifecycle.describe()
+        if not isinstance(runner, MasterRunner):
+            warm_up()
+        # Locust looks at its own stack when a test is stopped, for a log line; the first look takes a tenth of a second.
+        inspect.stack()
+        gevent.get_hub().loop.update_now()
+
+    events.init_command_line_parser.add_listener(on_parser)
+    events.init.add_listener(on_init)
