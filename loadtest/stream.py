@@ -8,10 +8,8 @@ sends the prepared acknowledgement. The user's greenlet sleeps for the whole con
 from __future__ import annotations
 
 import _socket
-import errno
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -21,27 +19,16 @@ from websockets.exceptions import PayloadTooBig
 from .adapter import END, NOTHING, Adapter, Message
 from .arrivals import Stop
 from .conversation import NEVER, Conversation
+from .ending import Closed, closed_by_frame, closed_by_network, connection_row
 from .frames import Frames, frame_of
-from .opening import BUFFER, BUFFERS, CONTROL_BYTES, KERNEL_STAMPS, TIMESPEC, WRITE, ConnectError, Opening, Target, Tls, stamp_of
+from .opening import BUFFER, BUFFERS, CONTROL_BYTES, TIMESPEC, ConnectError, Opening, Target, Tls, stamp_of
+from .outbox import Outbox
 
 if TYPE_CHECKING:
     from .engine import Engine
 
-_QUEUE_LIMIT_BYTES = 1 << 20
-
 _now = time.monotonic_ns
 _wall = time.time_ns
-
-
-@dataclass(slots=True)
-class Closed:
-    """How a connection ended: ``by`` is us, peer or network."""
-
-    clean: bool
-    by: str
-    code: int | None = None
-    error: str | None = None
-    detail: str | None = None
 
 
 class Stream:
@@ -51,9 +38,9 @@ class Stream:
     """
 
     __slots__ = (
-        "_ack", "_clear", "_closing", "_fast", "_frames", "_queue", "_queued_bytes", "_receive", "_recvmsg", "_send", "_sock", "_timer",
-        "_tls", "_waiter", "_wake", "_watcher", "_write_watcher", "adapter", "attempt", "closed", "conversation", "conversations",
-        "engine", "number", "opening", "target", "user",
+        "_ack", "_clear", "_closing", "_fast", "_frames", "_outbox", "_receive", "_recvmsg", "_send", "_sock", "_timer", "_tls", "_waiter",
+        "_wake", "_watcher", "adapter", "attempt", "closed", "conversation", "conversations", "engine", "number", "opening", "target",
+        "user",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, target: Target, adapter: Adapter, user: int = 0, attempt: int = 0) -> None:
@@ -74,14 +61,12 @@ class Stream:
         self._clear = False
         self._fast = False
         self._closing = False
-        self._queue: list[bytes] = []
-        self._queued_bytes = 0
+        self._outbox: Outbox | None = None
         self._tls: Tls | None = None
         self._waiter: Waiter[None] | None = None
         self._wake = False
         self._timer: Any = None
         self._watcher: Any = None
-        self._write_watcher: Any = None
         self._sock: _socket.socket | None = None
 
     # Opening.
@@ -110,7 +95,7 @@ class Stream:
                 if failure is not None:
                     engine.recorder.counts["connects_failed"] += 1
                 kind, detail = (None, None) if failure is None else (failure.kind, failure.detail)
-                engine.recorder.connection_ended(self._row(outcome, kind, detail))
+                engine.recorder.connection_ended(connection_row(self, outcome, kind, detail))
         engine.streams.add(self)
         assert opening.connect_time_ns is not None
         engine.recorder.connected(opening.connect_time_ns)
@@ -224,7 +209,7 @@ class Stream:
                     ack = self._ack
                     if ack is not None:
                         try:
-                            sent = 0 if self._queue else self._send(ack)
+                            sent = 0 if self._outbox else self._send(ack)
                         except BlockingIOError:
                             sent = 0
                         if sent != len(ack):
@@ -282,7 +267,7 @@ class Stream:
                 break
             text = data[offset + 2 : offset + 2 + length].decode()
             offset += 2 + length
-            self._deliver(text, arrival, read)
+            self._take(text, self._receive(text), arrival, read)
             if self.closed is not None:
                 return
         if offset < size:
@@ -296,7 +281,7 @@ class Stream:
         """Take what the library made of the bytes it was given: messages, replies, an error or a close."""
         frames = self._frames
         for message in frames.messages():
-            self._deliver(message, arrival, read)
+            self._take(message, self._receive(message), arrival, read)
             if self.closed is not None:
                 return
         if reply := frames.replies():
@@ -308,9 +293,7 @@ class Stream:
             self._end(Closed(False, "us", None, kind, str(frames.error)), kind)
         elif frames.close is not None:
             close, ours = frames.close
-            clean = close.code in (1000, 1001, 1005)
-            closed = Closed(clean, "us" if ours else "peer", close.code, None if clean else "closed", close.reason or None)
-            self._end(closed, "connection_lost")
+            self._end(closed_by_frame(close, ours), "connection_lost")
         else:
             self.settle()
 
@@ -324,11 +307,8 @@ class Stream:
         self._write(self._frames.refuse(1007, f"{error.reason} at position {error.start}"))
         self.fail("protocol_error", f"text that is not UTF-8: {error.reason} at position {error.start}")
 
-    def _deliver(self, message: Message, arrival: int, read: int) -> None:
-        """One message, wherever it came from."""
-        self._take(message, self._receive(message), arrival, read)
-
     def _take(self, message: Message, meaning: int, arrival: int, read: int) -> None:
+        """One message, wherever it came from."""
         recorder = self.engine.recorder
         conversation = self.conversation
         if conversation is None:
@@ -347,7 +327,7 @@ class Stream:
             if conversation.texts is not None:
                 conversation.texts.append(message if isinstance(message, str) else message.decode(errors="replace"))
             if self._ack is not None:
-                self._write(self._fresh_ack() if self.target.fresh_masks else self._ack)
+                self._write(frame_of(self.adapter.acknowledgement or "") if self.target.fresh_masks else self._ack)
             if len(conversation.arrivals) == conversation.stop_index:
                 self._arrange_stop(conversation, conversation.stop_delay_s)
         elif meaning == END:
@@ -356,10 +336,6 @@ class Stream:
         elif meaning != NOTHING:
             conversation.fail("server_error", message if isinstance(message, str) else repr(message), read)
             self._finish(conversation)
-
-    def _fresh_ack(self) -> bytes:
-        assert self.adapter.acknowledgement is not None
-        return frame_of(self.adapter.acknowledgement)
 
     def _wake_user(self) -> None:
         if self._wake:
@@ -377,7 +353,7 @@ class Stream:
     def _write(self, data: bytes) -> None:
         if self._tls is not None:
             data = self._tls.encrypt(data)
-        if self._queue:
+        if self._outbox is not None:
             self._write_slowly(data)
             return
         try:
@@ -392,32 +368,15 @@ class Stream:
 
     def _write_slowly(self, data: bytes) -> None:
         """Queue what the socket would not take; a peer that does not read for long enough loses the connection."""
-        self._queue.append(data)
-        self._queued_bytes += len(data)
-        if self._queued_bytes > _QUEUE_LIMIT_BYTES:
-            self.fail("send_blocked", f"the server stopped reading; {self._queued_bytes} bytes were waiting to be sent")
+        if self._sock is None:
             return
-        if self._write_watcher is None and self._sock is not None:
-            self._write_watcher = gevent.get_hub().loop.io(self._sock.fileno(), WRITE)
-            self._write_watcher.start(self._writable)
+        if self._outbox is None:
+            self._outbox = Outbox(self._sock, self._drained, self._lost)
+        if not self._outbox.add(data):
+            self.fail("send_blocked", f"the server stopped reading; {self._outbox.waiting_bytes} bytes were waiting to be sent")
 
-    def _writable(self) -> None:
-        data = b"".join(self._queue)
-        self._queue.clear()
-        try:
-            sent = self._send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._lost(error)
-            return
-        rest = data[sent:]
-        self._queued_bytes = len(rest)
-        if rest:
-            self._queue.append(rest)
-        elif self._write_watcher is not None:
-            self._write_watcher.close()
-            self._write_watcher = None
+    def _drained(self) -> None:
+        self._outbox = None
 
     # Closing.
 
@@ -457,8 +416,7 @@ class Stream:
         self._wake_user()
 
     def _lost(self, error: OSError) -> None:
-        detail = f"{errno.errorcode.get(error.errno or 0, 'OSError')}: {error.strerror or error}"
-        self._end(Closed(False, "network", 1006, "reset", detail), "connection_lost")
+        self._end(closed_by_network(error), "connection_lost")
         self._wake_user()
 
     def _end(self, closed: Closed, kind: str) -> None:
@@ -474,39 +432,18 @@ class Stream:
             self._finish(conversation)
         recorder = self.engine.recorder
         recorder.counts["closed_clean" if closed.clean else "closed_abnormal"] += 1
-        recorder.connection_ended(self._row("clean" if closed.clean else "abnormal", closed.error, closed.detail))
+        recorder.connection_ended(connection_row(self, "clean" if closed.clean else "abnormal", closed.error, closed.detail))
         self._release()
         self._wake = True
 
     def _release(self) -> None:
         self.engine.streams.discard(self)
-        for watcher in (self._watcher, self._write_watcher):
-            if watcher is not None:
-                watcher.close()
-        self._watcher = self._write_watcher = None
-        self._queue.clear()
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
+        if self._outbox is not None:
+            self._outbox.close()
+            self._outbox = None
         if self._sock is not None:
             self._sock.close()
             self._sock = None
-
-    def _row(self, outcome: str, error: str | None, detail: str | None) -> dict[str, Any]:
-        opening = self.opening
-        return {
-            "connection": self.number,
-            "user": self.user,
-            "opened_at_ns": opening.started,
-            "attempt": self.attempt,
-            "conversations": self.conversations,
-            "outcome": outcome,
-            "syn_retransmitted": opening.syn_retransmitted,
-            "tcp_ns": opening.tcp_ns,
-            "tls_ns": opening.tls_ns,
-            "upgrade_ns": opening.upgrade_ns,
-            "connect_time_ns": opening.connect_time_ns,
-            "closed_at_ns": _now(),
-            "close_code": None if self.closed is None else self.closed.code,
-            "closed_by": None if self.closed is None else self.closed.by,
-            "clock": "kernel" if KERNEL_STAMPS else "user",
-            "error": error,
-            "error_detail": detail,
-        }
