@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import gevent
+import psutil
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
@@ -42,6 +43,10 @@ def install(events: Any) -> None:
                     lifecycle.try_target(settings)
             except SettingsError as error:
                 sys.stderr.write(f"streamgauge: {error}\n")
+                if options.processes:
+                    # Locust forgets those that have not reached the master yet, and they would try to for minutes.
+                    for worker in psutil.Process().children():
+                        worker.terminate()
                 sys.exit(EXIT_USAGE)
             if settings.steps:
                 options.num_users = settings.steps[0].users

@@ -432,7 +432,11 @@ class Lifecycle:
             planned = bool(getattr(self.environment.parsed_options, "run_time", None)) or bool(self._ladder)
             self._interrupted = planned and self._headless
             logger.info("draining: conversations in flight may go on for %g s; Ctrl-C cuts them short", self.environment.stop_timeout or 0)
-            self._runner.stop()
+            if isinstance(self._runner, MasterRunner):
+                # Our own message stops the workers. After Locust's the master forgets them and never tells them to quit.
+                self._runner.stop(send_stop_to_client=False)
+            else:
+                self._runner.stop()
         # Another greenlet may be ending the run; the process must not leave before its record is whole.
         if self._active or self._draining:
             self._idle.wait()

@@ -105,11 +105,20 @@ class LocustRun:
         assert self.total("ghost_tokens") == self.total("double_ends") == 0
         return conversations
 
+    @property
+    def has_processes(self) -> bool:
+        """Whether any process of its group, such as a worker, is still there."""
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     def close(self) -> None:
-        """End it by force if it still runs."""
-        if self.process.poll() is None:
+        """End by force whatever still runs of it."""
+        if self.has_processes:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        self.process.wait()
         self._log.close()
 
 

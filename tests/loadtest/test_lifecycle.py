@@ -85,6 +85,11 @@ def test_what_cannot_run_is_refused_in_a_sentence(refusals: dict[str, LocustRun]
     assert not run.path.exists()
 
 
+def test_no_worker_outlives_its_master(refusals: dict[str, LocustRun], ends: dict[str, LocustRun]) -> None:
+    for run in (refusals["dead_for_workers"], refusals["bad_option_for_workers"], ends["workers"], ends["workers_sigint"]):
+        wait_until(lambda run=run: not run.has_processes, "the workers' end", run, timeout_s=15)
+
+
 def test_an_existing_run_directory_is_refused_and_left_alone(start_locust: Start, serve: Callable[..., Any], tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
