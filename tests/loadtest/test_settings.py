@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +286,13 @@ def test_shown_options_have_no_secret() -> None:
     assert shown == {"bearer_token": "***", "header": "***", "server_query": "token=***&tokens=5", "seed": 3, "origin": ""}
     assert redact_options(parsed(), SECRETS) == dict.fromkeys(SECRETS, "")
     assert "hidden" not in str(redact_options(options, list(vars(options))))
+
+
+def test_the_whole_help_lists_every_option_of_ours() -> None:
+    root = Path(__file__).parents[2]
+    parser = LocustLike(add_help=False)
+    add_options(parser)
+    run = subprocess.run([sys.executable, "-m", "loadtest", "--help"], capture_output=True, text=True, timeout=60, check=True, cwd=root)
+    names = {action.option_strings[0] for action in parser._actions}
+    assert len(names) > 40
+    assert [name for name in sorted(names) if name not in run.stdout] == []
