@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: bench, list, ui, engine, calibrate, omission, account."""
+"""``python -m benchmarks``: bench, list, ui, engine, calibrate, omission, account, sabotage."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ OWN_OPTIONS: Final = {
     "calibrate": "benchmarks.calibrate",
     "omission": "benchmarks.omission",
     "account": "benchmarks.accounting",
+    "sabotage": "benchmarks.sabotage",
 }
 """Commands that read their own options, and where they live: imported late, for they bring pandas with them."""
 

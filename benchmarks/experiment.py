@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -73,9 +73,13 @@ class Experiment:
         server.process.stop(signal.SIGTERM, 10, self._asked)
 
     def generate(
-        self, name: str, url: str, options: Sequence[str], seconds: float, during: Callable[[Process, Path], None] | None = None
-    ) -> Path:
-        """Run the generator to its end and return its run directory; ``during`` is called once its record has begun."""
+        self, name: str, url: str, options: Sequence[str], seconds: float, during: Callable[[Process, Path], None] | None = None,
+        codes: Container[int | None] = WRITTEN,
+    ) -> Path:  # fmt: skip
+        """Run the generator to its end and return its run directory; ``during`` is called once its record has begun.
+
+        ``codes`` are the exit codes with which it may end, negative for a signal.
+        """
         directory = self.folder / name
         command = [
             sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--only-summary", "--host", url,
@@ -92,7 +96,7 @@ class Experiment:
         while generator.wait(0.2, self._asked) is None:
             self._check(generator, deadline, "end")
         code = generator.poll()
-        if code not in WRITTEN:
+        if code not in codes:
             raise ProcessError(f"the generator {ended(code or 0)}{generator.said()}", code)
         return directory
 
@@ -108,8 +112,11 @@ class Experiment:
         if self._interrupts.count:
             raise Interrupted
 
-    def freeze(self, process: Process, until: Callable[[], bool]) -> tuple[int, int]:
-        """Stop a process with SIGSTOP until ``until`` is true; returns both instants, wall clock ns: it surely stood still between them."""
+    def freeze(self, process: Process, until: Callable[[int], bool]) -> tuple[int, int]:
+        """Stop a process with SIGSTOP until ``until`` (which is told since when) is true.
+
+        Returns both instants, wall clock ns: it surely stood still between them.
+        """
         os.kill(process.pid, signal.SIGSTOP)
         try:
             # The signal is on its way to all threads of the process; it stands still when the kernel says so.
@@ -117,7 +124,7 @@ class Experiment:
                 self.go_on()
                 time.sleep(0.001)
             began = time.time_ns()
-            while not until():
+            while not until(began):
                 self.go_on()
                 time.sleep(0.005)
             return began, time.time_ns()
@@ -126,8 +133,7 @@ class Experiment:
 
     def freeze_for(self, process: Process, seconds: float) -> tuple[int, int]:
         """Stop a process with SIGSTOP for a time; returns both instants, wall clock ns."""
-        until = time.monotonic() + seconds
-        return self.freeze(process, lambda: time.monotonic() >= until)
+        return self.freeze(process, lambda began: time.time_ns() - began >= seconds * 1e9)
 
     def _start_server(self, name: str, log: str, command: Sequence[str]) -> Server:
         process = self._processes.start(name, [sys.executable, *command], self.folder / log, self._cpus and self._cpus[0])

@@ -1,14 +1,12 @@
 """A locustfile for proofs only: after a time the wall clock that the generator reads is another, as if somebody had set it.
 
-The machine's own clock is left alone, for it is everybody's. `--clock-step-stamps` moves the kernel's stamps along, as setting the clock
-would; without it they stay, so that the two disagree and times come out below nothing.
+The machine's own clock is left alone, for it is everybody's; the kernel's stamps are moved along, as setting the clock would do.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from locust import events
 
-from loadtest import clock, stream
+from loadtest import clock, opening, stream
 from loadtest.locustfile import ConversationUser
 
 __all__ = ["ConversationUser"]
@@ -43,26 +41,28 @@ class SetClock:
 
 def install_step(wall: SetClock) -> None:
     """Give ``wall`` to the generator's clock, and its options to the command line."""
-    clock.time = wall  # type: ignore[attr-defined]  # the module's own name for the clocks that it reads
-    read_stamp = stream._arrival
+    clock.time = wall  # type: ignore[assignment, attr-defined]  # the module's own name for the clocks that it reads
+    unpack = opening.TIMESPEC
 
-    def stamp(control: Sequence[tuple[int, int, bytes]]) -> int:
-        found = read_stamp(control)
-        return found + wall.ahead_ns if found else found
+    def unpack_set(data: bytes) -> tuple[int, int]:
+        seconds, nanoseconds = unpack(data)
+        return int(seconds), int(nanoseconds) + wall.ahead_ns
 
-    @events.init_command_line_parser.add_listener
+    # What reads the kernel's stamps.
+    stream.TIMESPEC = opening.TIMESPEC = unpack_set  # type: ignore[assignment, attr-defined]
+
     def on_parser(parser: Any, **_: Any) -> None:
         parser.add_argument("--clock-step-ms", type=float, default=0.0, help="by how much the wall clock is set")
         parser.add_argument("--clock-step-after", type=float, default=2.0, help="seconds into the run")
-        parser.add_argument("--clock-step-stamps", action="store_true", default=False, help="the kernel's stamps move along")
 
-    @events.test_start.add_listener
     def on_start(environment: Any, **_: Any) -> None:
         options = environment.parsed_options
-        if options.clock_step_stamps:
-            stream._arrival = stamp
         wall.step_ns = round(options.clock_step_ms * 1e6)
         wall.from_ns = time.monotonic_ns() + round(options.clock_step_after * 1e9)
+
+    hooks: Any = events
+    hooks.init_command_line_parser.add_listener(on_parser)
+    hooks.test_start.add_listener(on_start)
 
 
 install_step(SetClock())

@@ -63,7 +63,7 @@ class Witness:
         self._follow(process, lambda sight: sight.open == self._few and not sight.opening)
         if generator.poll() is None and self.sights:
             held = self.sights[-1]
-            self._experiment.freeze(self._server.process, lambda: self._stood_still(process, held))
+            self._experiment.freeze(self._server.process, lambda _: self._stood_still(process, held))
         self._follow(process, lambda sight: sight.open == self._many and not sight.opening)
 
     def _stood_still(self, process: psutil.Process, held: Sight) -> bool:

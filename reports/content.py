@@ -220,7 +220,12 @@ def _calibration(calibration: Any) -> str:
     passed = calibration.get("passed")
     if passed is None:
         return str(when)
-    return f"{when}: " + ("every known answer was read within its bound." if passed else "some known answers were read wrongly.")
+    worst = calibration.get("worst")
+    nearest = f" Nearest to its bound: {worst['sentence']}." if isinstance(worst, Mapping) and worst.get("sentence") else ""
+    if passed:
+        return f"{when}: every known answer was read within its bound.{nearest}"
+    names = ", ".join(map(str, calibration.get("failed") or ())) or "not told which"
+    return f"{when}: some known answers were read wrongly ({names}). Do not trust figures of this machine before that is explained."
 
 
 def _machine(summary: Summary) -> Rows:

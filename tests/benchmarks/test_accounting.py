@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks.accounting import WRONG, Account, AccountError, account, main
 from loadtest.run_directory import COUNTERS, TABLES, RunDirectory
 

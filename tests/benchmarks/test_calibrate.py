@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
+
 from benchmarks.calibrate import Calibration, calibrate, keep, main, print_calibration
 from benchmarks.calibration_adapter import Words
 from benchmarks.figure import Figure, exact
@@ -22,7 +24,6 @@ from loadtest.calibration_record import keep_calibration, last_calibration, mach
 from loadtest.conversation import Conversation
 from loadtest.recorder import Recorder
 from loadtest.run_directory import RunDirectory
-from rich.console import Console
 
 MS = 1_000_000
 SECOND = 1_000 * MS

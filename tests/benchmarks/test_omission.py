@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from benchmarks.accounting import account
 from benchmarks.experiment import Experiment, Interrupted
 from benchmarks.omission import (
@@ -89,6 +90,15 @@ def test_a_stopped_server_is_no_fault_of_ours(server_stopped: tuple[Reading, flo
     broken = {reason["rule"] for reason in reading.summary["validity"]["reasons"]}
     assert broken & {"seconds", "accounting", "records"} == set()
     assert account(folder / "server_stopped", folder / "history.txt").balanced
+
+
+def test_what_is_written_for_a_second_is_what_happened_by_its_end(server_stopped: tuple[Reading, float]) -> None:
+    reading, _ = server_stopped
+    rows = reading.run.intervals
+    sent = reading.conversations["sent_at_ns"].to_numpy()
+    for second in rows.loc[rows["open"].notna(), "second"].to_list()[:-1]:
+        counted = int(rows.loc[rows["second"] <= second, "conversations_started"].sum())
+        assert counted >= int((sent < (second + 1) * 10**9).sum())
 
 
 def test_a_run_says_when_its_machine_was_calibrated(server_stopped: tuple[Reading, float]) -> None:
