@@ -32,14 +32,13 @@ from .run import Run, make_target
 from .run_directory import RawWriter, RunDirectory, RunDirectoryError, write_text
 from .run_metadata import Ending, end_record, first_metadata, new_path, read_scenario
 from .settings import Settings, SettingsError, check_settings
-from .target_metrics import interval_columns, read_target_metrics
+from .target_metrics import interval_columns, read_settled_metrics, read_target_metrics
 from .users import OpenLoop
 
 logger = logging.getLogger("streamgauge")
 
 EXIT_DONE, EXIT_BUG, EXIT_USAGE, EXIT_DEGRADED, EXIT_INTERRUPTED = 0, 1, 2, 12, 130
 _WORKERS_END_S = 30.0
-_SERVER_SETTLE_S = 2.0
 _MASTER_ANSWERS_S = 5.0
 _STOP_MESSAGE = "streamgauge_stop"
 
@@ -376,21 +375,12 @@ class Lifecycle:
             self._broken = self._broken or error
         self.run = self._writer = None
 
-    def _last_server_samples(self, settings: Settings) -> dict[str, float] | None:
-        """The target's counts after the drain; it is given a moment to see our closes before a leak is believed."""
-        deadline = time.monotonic() + _SERVER_SETTLE_S
-        while True:
-            samples = read_target_metrics(settings.uri, settings.tls)
-            if samples is None or samples.get("streamgauge_connections_open") == 0 or time.monotonic() > deadline:
-                return samples
-            gevent.sleep(0.1)
-
     def _end_directory(self, directory: RunDirectory) -> None:
         lost = self._wait_for_workers(directory)
         drain_end = self._since_origin()
         settings = self._settings_in_force
         if self._server and settings is not None:
-            self._server["last"] = self._last_server_samples(settings) or self._server["last"]
+            self._server["last"] = read_settled_metrics(settings.uri, settings.tls) or self._server["last"]
         ending = Ending(
             lost=lost,
             broken=None if self._broken is None else str(self._broken.strerror or self._broken),

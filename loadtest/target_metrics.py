@@ -5,12 +5,15 @@ from __future__ import annotations
 import http.client
 import math
 import ssl
+import time
 
 import gevent
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.uri import WebSocketURI
 
 _TIMEOUT_S = 2.0
+_SETTLE_S = 2.0
+_SETTLE_POLL_S = 0.1
 _LARGEST_BYTES = 1 << 20
 COLUMNS = {
     "streamgauge_connections_open": ("server_open", 1.0),
@@ -60,6 +63,16 @@ def _read(uri: WebSocketURI, tls: ssl.SSLContext | None) -> dict[str, float] | N
         return None
     finally:
         connection.close()
+
+
+def read_settled_metrics(uri: WebSocketURI, tls: ssl.SSLContext | None) -> dict[str, float] | None:
+    """The target's samples after the drain; it is given a moment to see our closes before a leak is believed."""
+    deadline = time.monotonic() + _SETTLE_S
+    while True:
+        samples = read_target_metrics(uri, tls)
+        if samples is None or samples.get("streamgauge_connections_open") == 0 or time.monotonic() > deadline:
+            return samples
+        time.sleep(_SETTLE_POLL_S)
 
 
 def interval_columns(samples: dict[str, float]) -> dict[str, int]:
