@@ -15,9 +15,11 @@ import gevent.socket
 import psutil
 from gevent.event import Event
 
+from .adapter import Message
 from .arrivals import SECOND_NS, Pacing
 from .clock import Clock
 from .conversation import Conversation
+from .frames import frame_of
 from .recorder import Flush, Recorder, Stall
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class Engine:
         self.protocol_logger.setLevel(logging.WARNING)
         self._stall_timeout_ns = round(stall_timeout_s * SECOND_NS)
         self._addresses: dict[tuple[str, int], tuple[int, Any]] = {}
+        self._prepared: dict[Message, bytes] = {}
         self._expected_tick = 0
         self._ticker: Any = None
         self._sweeper: gevent.Greenlet[..., None] | None = None
@@ -85,6 +88,12 @@ class Engine:
             family, _, _, _, address = gevent.socket.getaddrinfo(host, port, 0, gevent.socket.SOCK_STREAM)[0]
             self._addresses[key] = (int(family), address)
         return self._addresses[key]
+
+    def prepared(self, message: Message) -> bytes:
+        """The frame of a message that never changes, the same object for all connections."""
+        if message not in self._prepared:
+            self._prepared[message] = frame_of(message)
+        return self._prepared[message]
 
     def start(self) -> None:
         """Begin to tick and to sweep."""

@@ -54,7 +54,7 @@ class Stream:
         self.conversation: Conversation | None = None
         self.closed: Closed | None = None
         self.opening = Opening(engine, target, self.number)
-        self._ack = None if adapter.acknowledgement is None else frame_of(adapter.acknowledgement)
+        self._ack = None if adapter.acknowledgement is None else engine.prepared(adapter.acknowledgement)
         self._receive = adapter.receive
         self._frames = Frames(target.uri, target.max_message_bytes, engine.protocol_logger)
         # The library holds no part of anything; and: the short path may be taken.
