@@ -15,6 +15,9 @@ def measure_instrument(run: Run, receive_lag: dict[str, Any]) -> dict[str, Any]:
     stated = (run.metadata.get("workers") or {}).get("seen") or []
     clocks = {str(worker.get("worker")): str(worker.get("clock", "kernel")) for worker in stated}
     steady = run.intervals[run.intervals["second"].isin(run.window.seconds)]
+    steps = run.metadata.get("steps") or []
+    # Another worker's or the master's start is no second that this one failed to record; that all users run, it has to have seen.
+    spawned = int(steps[0]["at_ns"]) if steps else 0
     names = sorted(set(clocks) | {str(name) for name in run.intervals["worker"].unique()})
     workers = []
     for name in names:
@@ -25,7 +28,7 @@ def measure_instrument(run: Run, receive_lag: dict[str, Any]) -> dict[str, Any]:
             {
                 "worker": name, "clock": clocks.get(name, "kernel"),
                 "cpu_share": float(rows["cpu_ns"].sum()) / covered if covered else None,
-                "missing_s": missing_seconds(everything, run.window.drain_end_ns),
+                "missing_s": missing_seconds(everything, run.window.drain_end_ns, spawned),
                 "loop_lag_max_ns": _largest(rows["loop_lag_max_ns"]), "receive_lag_max_ns": _largest(rows["receive_lag_max_ns"]),
                 "rss_max_bytes": _largest(everything["rss_bytes"]),
             }
@@ -46,8 +49,8 @@ def measure_instrument(run: Run, receive_lag: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def missing_seconds(rows: pd.DataFrame, drain_end_ns: int) -> int | None:
-    """Whole seconds that one worker's records leave out: at the start, in between, at the end; None without a record.
+def missing_seconds(rows: pd.DataFrame, drain_end_ns: int, begin_ns: int = 0) -> int | None:
+    """Whole seconds from ``begin_ns`` that one worker's records leave out: at the start, in between, at the end; None without a record.
 
     Each record says how much time it covers and which second it closes (the last one: in which it was written). As long as none is
     missing, the end of that second minus the time covered so far is when the record began; a record written late lowers it for once
@@ -60,7 +63,7 @@ def missing_seconds(rows: pd.DataFrame, drain_end_ns: int) -> int | None:
     ended = second + 1e9
     ended[-1] = max(second[-1], min(ended[-1], drain_end_ns))
     began = ended - np.cumsum(covered)
-    before = began[0] // 1e9
+    before = (began[0] - begin_ns) // 1e9
     within, until = 0, began[0]
     if len(began) > 1:
         within, until = round((began[:-1].max() - began[0]) / 1e9), began[:-1].max()

@@ -132,9 +132,12 @@ def check_generator_cpu(run: Run, summary: Mapping[str, Any]) -> Outcome:
 
 
 def check_tainted(run: Run, summary: Mapping[str, Any]) -> Outcome:
-    """Not many conversations may have been left out because the generator stalled over them."""
-    counts = summary["counts"]["conversations"]
-    inside, tainted = counts["in_window"], counts["in_window_tainted"]
+    """Of the conversations under way in the steady window not many may have been left out because the generator stalled over them."""
+    table, window = run.conversations, run.window
+    # Not only those that started in it: the tokens of one that started before are left out of it too.
+    ended = table["end_at_ns"].fillna(table["last_token_at_ns"]).fillna(table["sent_at_ns"]).to_numpy(dtype=np.float64)
+    under_way = (run.starts_ns() < window.steady_end_ns) & (ended >= window.warm_up_end_ns)
+    inside, tainted = int(under_way.sum()), int((under_way & ~run.untainted()).sum())
     limit = f"at most {share(TAINTED_LIMIT)}"
     if not inside:
         return _nothing(limit, "no conversation in the window")

@@ -53,3 +53,11 @@ def test_seconds_lost_at_the_start_are_counted() -> None:
 
 def test_without_a_record_nothing_is_known() -> None:
     assert missing([]) is None
+
+
+def test_a_worker_that_begins_before_all_users_run_misses_nothing() -> None:
+    late = pd.DataFrame({"second": [1, 2, 3], "covered_ns": [0.95 * SECOND, SECOND, 0.4 * SECOND]})
+    begins = round(1.05 * SECOND)
+    assert missing_seconds(late, round(3.4 * SECOND)) == 1
+    assert missing_seconds(late, round(3.4 * SECOND), begins) == 0
+    assert missing_seconds(late[1:].reset_index(drop=True), round(3.4 * SECOND), begins - SECOND) == 1
