@@ -181,8 +181,9 @@ class Stream:
     # Receiving, in the hub: nothing here may block, switch or raise.
 
     def _readable(self) -> None:
+        recvmsg, receive = self._recvmsg, self._receive  # local names: calling a slot like a method is slow, and this is every token
         try:
-            count, control, _, _ = self._recvmsg(BUFFERS, CONTROL_BYTES)
+            count, control, _, _ = recvmsg(BUFFERS, CONTROL_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -199,17 +200,17 @@ class Stream:
                 else:
                     arrival = _wall()
                     self.engine.recorder.counts["unstamped"] += 1
-                meaning = self._receive(text)
+                meaning = receive(text)
                 if meaning == 1 and conversation is not None:
                     # One clock read between receiving and sending: read time of this token and sent time of its acknowledgement.
                     read = _now()
                     conversation.arrivals.append(arrival)
                     conversation.reads.append(read)
                     conversation.received_bytes += count
-                    ack = self._ack
+                    ack, send = self._ack, self._send
                     if ack is not None:
                         try:
-                            sent = 0 if self._outbox else self._send(ack)
+                            sent = 0 if self._outbox else send(ack)
                         except BlockingIOError:
                             sent = 0
                         if sent != len(ack):
