@@ -16,6 +16,7 @@ from locust.exception import StopTest, StopUser
 from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
 from .adapter import make_adapter
+from .alarm import Alarm
 from .arrivals import SECOND_NS
 from .conversation import NEVER, Conversation
 from .opening import ConnectError
@@ -83,10 +84,16 @@ class OpenLoop:
             self._backlog.appendleft(due)
 
     def _run(self, start: int) -> None:
+        alarm = Alarm()
+        try:
+            self._keep_schedule(start, alarm)
+        finally:
+            alarm.close()
+
+    def _keep_schedule(self, start: int, alarm: Alarm) -> None:
         for offset in self._schedule:
             due = start + offset
-            while (wait := due - time.monotonic_ns()) > 0:
-                gevent.sleep(wait / SECOND_NS)
+            alarm.wait_until(due)
             self._recorder.counts["arrivals_due"] += 1
             if self._waiting:
                 self._waiting.popleft().set(due)
