@@ -237,7 +237,10 @@ def held_connections(run: RunDirectory) -> tuple[int, float | None, float | None
     """The largest number open at once, the memory when it was last so many, and connects a second, first attempt to last success."""
     rows = [row for row in run.table("intervals", ["second", "open", "rss_bytes"]).to_pylist() if row["open"] is not None]
     held = max((row["open"] for row in rows), default=0)
-    resident = next((row["rss_bytes"] or 0 for row in reversed(rows) if row["open"] == held), 0)
+    # Closing thousands of connections takes memory of its own: a second counts that was written down a second before the stop.
+    told_ns = (run.metadata().get("window") or {}).get("steady_end_at_ns") or 0
+    held_at = [row for row in rows if row["open"] == held and (row["second"] + 2) * 10**9 <= told_ns]
+    resident = held_at[-1]["rss_bytes"] or 0 if held_at else 0
     table = run.table("connections", ["opened_at_ns", "connect_time_ns"]).to_pylist()
     done = [(row["opened_at_ns"], row["opened_at_ns"] + row["connect_time_ns"]) for row in table if row["connect_time_ns"] is not None]
     span_ns = max((end for _, end in done), default=0) - min((begin for begin, _ in done), default=0)
