@@ -117,7 +117,8 @@ class TestReadingOurRuns:
         assert lateness_us(run) == {"p50": 51.0, "p99": 100.0, "max": 101.0}
 
     def test_connections_held_their_memory_and_their_rate(self, run: RunDirectory) -> None:
-        assert held_connections(run) == (3, 8.0, 2.0)
+        # The memory of the last second but one: the last is written while connections are being closed.
+        assert held_connections(run) == (3, 7.0, 2.0)
 
 
 @pytest.fixture
