@@ -96,7 +96,9 @@ TABLES: dict[str, pa.Schema] = {
         {"text": _TEXT},
     ),
 }  # fmt: skip
-"""Every table's columns. ``connections.outcome``: clean, abnormal, failed (never opened). ``tokens`` is written on request only."""
+"""Every table's columns. ``connections.outcome``: clean, abnormal, failed (never opened), abandoned (cut while opening).
+
+``tokens`` is written on request only."""
 
 _TABLE_NUMBERS = {name: number for number, name in enumerate(TABLES, start=1)}
 _TABLE_NAMES = {number: name for name, number in _TABLE_NUMBERS.items()}
