@@ -38,9 +38,9 @@ def install(events: Any) -> None:
             environment.stop_timeout = DRAIN_S
         if isinstance(runner, LocalRunner | MasterRunner) and options.headless:
             try:
-                settings = lifecycle.check()
+                settings = lifecycle.books.check()
                 if isinstance(runner, LocalRunner):
-                    lifecycle.try_target(settings)
+                    lifecycle.books.try_target(settings)
             except SettingsError as error:
                 sys.stderr.write(f"streamgauge: {error}\n")
                 if options.processes:
@@ -54,11 +54,11 @@ def install(events: Any) -> None:
         elif options.headless:
             # A worker finds what is wrong by itself too: the master, gone for the same reason, could not tell it.
             try:
-                lifecycle.check()
+                lifecycle.books.check()
             except SettingsError:
                 sys.exit(EXIT_USAGE)
         if not isinstance(runner, WorkerRunner):
-            lifecycle.describe()
+            lifecycle.books.describe()
         if not isinstance(runner, MasterRunner):
             warm_up()
         # Locust looks at its own stack when a test is stopped, for a log line; the first look takes a tenth of a second.

@@ -1,14 +1,9 @@
-"""Locust's events -> one measured run after another: options, engine, recorder, run directory, status and exit code."""
+"""Locust's events -> one measured run after another: who measures and who keeps the directory, the order of things, the exit code."""
 
 from __future__ import annotations
 
-import datetime
-import json
 import logging
-import os
-import shutil
 import time
-from pathlib import Path
 from typing import Any, NoReturn
 
 import gevent
@@ -17,23 +12,12 @@ from gevent.event import Event
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from .adapter import AdapterError, load_adapter, make_adapter
-from .arrivals import Pacing, constant, deal, poisson
-from .clock import Clock
-from .engine import Engine
-from .environment import describe_machine, describe_revision, describe_versions
-from .feed import feed
+from .bookkeeping import Bookkeeping
 from .interrupts import interrupt_between_switches, interrupt_main
 from .live import LiveView
-from .opening import KERNEL_STAMPS
-from .probe import probe
-from .recorder import Flush, Recorder
-from .run import Run, make_target
-from .run_directory import RawWriter, RunDirectory, RunDirectoryError, write_text
-from .run_metadata import Ending, end_record, first_metadata, new_path, read_scenario
-from .settings import Settings, SettingsError, check_settings
-from .target_metrics import interval_columns, read_settled_metrics, read_target_metrics
-from .users import OpenLoop
+from .measurement import Measurement
+from .run_directory import RunDirectory, RunDirectoryError
+from .settings import Settings, SettingsError
 
 logger = logging.getLogger("streamgauge")
 
@@ -46,35 +30,24 @@ _STOP_MESSAGE = "streamgauge_stop"
 class Lifecycle:
     """Follows one Locust environment through its runs.
 
-    The process that has a master or local runner keeps the run directory; every process that has users keeps a raw file in it.
+    The process that has a master or local runner keeps the run directory (``books``); every process that has users measures
+    (``measurement``).
     """
 
     def __init__(self, environment: Environment, options: list[str]) -> None:
         self.environment = environment
-        self.options = options
-        self.run: Run | None = None
-        self.directory: RunDirectory | None = None
         self.exit_code = EXIT_DONE
         self.live = LiveView()
-        self._serving = False
-        self._writer: RawWriter | None = None
-        self._clock = Clock()
-        self._broken: OSError | None = None
+        self.books = Bookkeeping(environment, options, self.live)
+        self.measurement = Measurement(environment, self.live, self._stop_run)
         self._active = False
         self._draining = False
         self._idle = Event()
         self._idle.set()
         self._interrupted = False
         self._interrupts = 0
-        self._tried = False
-        self._about: dict[str, Any] = {}
-        self._settings_in_force: Settings | None = None
         self._spawned = Event()
-        self._window: dict[str, int | None] = {}
-        self._steps: list[dict[str, int]] = []
         self._ladder: gevent.Greenlet[..., None] | None = None
-        self._scraper: gevent.Greenlet[..., None] | None = None
-        self._server: dict[str, dict[str, float]] = {}
         self._expected: set[str] = set()
         events: Any = environment.events
         events.test_start.add_listener(self._on_start)
@@ -103,43 +76,16 @@ class Lifecycle:
     def _keeps_directory(self) -> bool:
         return not isinstance(self._runner, WorkerRunner)
 
+    @property
+    def _headless(self) -> bool:
+        return bool(getattr(self.environment.parsed_options, "headless", False))
+
     def _name(self, client: str) -> str:
         """The master's name for a worker, which is the worker's own."""
         return f"w{self._runner.get_worker_index(client)}"
 
     def _worker_name(self) -> str:
         return f"w{max(0, int(getattr(self._runner, 'worker_index', 0)))}"
-
-    # Before the first run.
-
-    def check(self) -> Settings:
-        """The options, checked, with the adapter and one connection tried; SettingsError says what is wrong."""
-        settings = self._settings()
-        try:
-            adapter = load_adapter(settings.adapter)
-            make_adapter(adapter, {"window": settings.window})
-        except AdapterError as error:
-            raise SettingsError(str(error)) from None
-        if settings.scenario_file is not None:
-            read_scenario(settings.scenario_file)
-        if settings.run_dir is not None and os.path.lexists(settings.run_dir) and not self._active:
-            raise SettingsError(f"expected a new run directory, but {settings.run_dir} exists; choose another --run-dir or remove it")
-        return settings
-
-    def describe(self) -> dict[str, Any]:
-        """What machine and which versions this is; found out once, at best before the run's time begins."""
-        self._about = self._about or {"environment": describe_machine(), "versions": describe_versions(), "git": describe_revision()}
-        return self._about
-
-    def try_target(self, settings: Settings) -> None:
-        """Open and close one connection, once; SettingsError when the target does not answer an upgrade."""
-        probe(settings, self._clock)
-        self._tried = True
-
-    def _settings(self) -> Settings:
-        options = self.environment.parsed_options
-        assert options is not None
-        return check_settings(options, self.environment.host)
 
     # A run begins.
 
@@ -149,9 +95,22 @@ class Lifecycle:
             if self._keeps_directory:
                 self._begin_directory()
             if self._has_users:
-                self._begin_measuring()
+                options: Any = self.environment.parsed_options
+                self.measurement.begin(self.books.read_settings(), options.streamgauge_run, self._worker_name(), self.books.clock)
+                self._active = True
         except (SettingsError, RunDirectoryError, OSError) as error:
             self._refuse(str(error))
+
+    def _begin_directory(self) -> None:
+        self.exit_code = EXIT_DONE
+        options: Any = self.environment.parsed_options
+        self.books.begin(self._expect_workers, float(getattr(self._runner, "spawn_rate", 0) or options.spawn_rate or 1))
+        self._interrupted = False
+        self._active = True
+
+    def _expect_workers(self) -> int:
+        self._expected = {self._name(node.id) for node in self._runner.clients.ready} if isinstance(self._runner, MasterRunner) else {"w0"}
+        return len(self._expected)
 
     def _refuse(self, sentence: str) -> NoReturn:
         """The run cannot start: say why, leave nothing half made, stop what has begun."""
@@ -159,105 +118,14 @@ class Lifecycle:
         self.exit_code = EXIT_USAGE
         self._active = False
         self._idle.set()
-        if self.directory is not None:
-            shutil.rmtree(self.directory.path, ignore_errors=True)
-        self.run = self._writer = self.directory = None
+        self.books.discard()
+        self.measurement.forget()
         leave = self._headless or isinstance(self._runner, WorkerRunner)
         gevent.spawn_later(0, self._runner.quit if leave else self._runner.stop)
         # Ends the greenlet that was about to spawn users, without a word: Locust would go on after any other exception.
         raise gevent.GreenletExit
 
-    @property
-    def _headless(self) -> bool:
-        return bool(getattr(self.environment.parsed_options, "headless", False))
-
-    def _begin_directory(self) -> None:
-        self.exit_code = EXIT_DONE
-        settings = self._settings_in_force = self.check()
-        if self._headless and not self._tried:
-            self.try_target(settings)
-        self._serve_metrics(settings)
-        self.live.reset()
-        options = self.environment.parsed_options
-        assert options is not None
-        scenario = read_scenario(settings.scenario_file) if settings.scenario_file else {"name": "custom"}
-        started = datetime.datetime.now(datetime.UTC)
-        path = settings.run_dir or new_path(settings.runs_folder, started, scenario["name"])
-        self._clock = Clock()
-        about = self.describe()
-        # Before the first user connects, or what the server had counted before would be mixed with what we add.
-        first = read_target_metrics(settings.uri, settings.tls) if settings.scrape else None
-        self._server = {} if first is None else {"first": first, "last": first}
-        self._expected = {self._name(node.id) for node in self._runner.clients.ready} if isinstance(self._runner, MasterRunner) else {"w0"}
-        origin = time.time_ns()
-        self.directory = RunDirectory.create(
-            path,
-            first_metadata(
-                settings, options, self.options, name=path.name, scenario=scenario, started=started, origin_wall_ns=origin,
-                expected_workers=len(self._expected), about=about, server=self._server,
-            ),
-        )  # fmt: skip
-        # Locust sends unknown option names to its workers with the order to start; that is how they learn where to write.
-        options.streamgauge_run = {
-            "path": str(path.resolve()),
-            "origin_wall_ns": origin,
-            "workers": len(self._expected),
-            "scraped": bool(self._server),
-            "connects_per_s": settings.connect_rate_per_s or float(getattr(self._runner, "spawn_rate", 0) or options.spawn_rate or 1),
-        }
-        self._window, self._steps, self._broken, self._interrupted = {}, [], None, False
-        self._active = True
-        logger.info("writing %s", path)
-
-    def _begin_measuring(self) -> None:
-        settings = self._settings()
-        options = self.environment.parsed_options
-        assert options is not None
-        where = options.streamgauge_run
-        worker = self._worker_name()
-        origin = int(where["origin_wall_ns"]) - self._clock.offset
-        self._writer = RawWriter(Path(where["path"]), worker)
-        recorder = Recorder(worker, origin, self._writer, settings.record_tokens)
-        engine = Engine(recorder, self._clock, settings.stall_timeout_s, settings.record_tokens)
-        position, workers = int(worker[1:]), int(where["workers"])
-        engine.pacing = Pacing(float(where["connects_per_s"]) / workers)
-        engine.users = lambda: int(self._runner.user_count)
-        engine.flushed = self._on_flush
-        engine.broken = self._on_broken
-        schedule = constant(settings.rate_per_s) if settings.arrivals == "constant" else poisson(settings.rate_per_s, settings.seed)
-        mine = deal(schedule, position % workers, workers)
-        open_loop = OpenLoop(mine, settings.drop_when_full, recorder) if settings.open_loop else None
-        self.run = Run(
-            settings=settings, worker=worker, engine=engine, adapter=load_adapter(settings.adapter),
-            target=make_target(settings, settings.uri, trace=Path(where["path"]).name if settings.trace else None), open_loop=open_loop,
-            users_of=lambda: self._runner.user_count, position=position % workers, workers=workers,
-        )  # fmt: skip
-        self.environment.streamgauge_run = self.run  # type: ignore[attr-defined]  # users find it there
-        # Each greenlet would remember the frames that spawned it: a kilobyte a user for a feature of debuggers.
-        gevent.config.track_greenlet_tree = False
-        if where["scraped"] and position == 0:
-            self._scraper = gevent.spawn(self._scrape, settings)
-        engine.start()
-        self._active = True
-
-    def _scrape(self, settings: Settings) -> None:
-        while True:
-            gevent.sleep(1.0)
-            samples = read_target_metrics(settings.uri, settings.tls)
-            run = self.run
-            if run is not None:
-                run.engine.server_counts = {} if samples is None else interval_columns(samples)
-
-    def _serve_metrics(self, settings: Settings) -> None:
-        """Live figures for Prometheus, from the first run on until the process ends."""
-        if not settings.metrics_port or self._serving or not self._keeps_directory:
-            return
-        try:
-            self.live.serve(settings.metrics_host, settings.metrics_port)
-        except OSError as error:
-            where = f"{settings.metrics_host}:{settings.metrics_port}"
-            raise SettingsError(f"cannot serve metrics on {where}: {error.strerror}; choose another --metrics-port") from None
-        self._serving = True
+    # A run goes on.
 
     def _on_report(self, data: dict[str, Any], **_: Any) -> None:
         data["streamgauge"] = self.live.take()
@@ -268,26 +136,14 @@ class Lifecycle:
         except (KeyError, TypeError, ValueError) as error:
             logger.warning("worker %s sent a report that cannot be read: %r; the live figures lack it", client_id, error)
 
-    def _on_flush(self, flush: Flush) -> None:
-        feed(self.environment.stats, flush)
-        self.live.add(flush, ship=isinstance(self._runner, WorkerRunner))
-
-    def _on_broken(self, error: OSError) -> None:
-        if self._broken is None:
-            self._broken = error
-            logger.error("cannot write the record: %s; the run is stopped, what was written is kept", error.strerror or error)
-            gevent.spawn(self._runner.quit if self._headless else self._runner.stop)
-
     def _on_spawned(self, user_count: int, **_: Any) -> None:
-        if self._has_users and self.run is not None and self.run.open_loop is not None:
-            self.run.open_loop.start()
-        if not self._keeps_directory or self.directory is None or not self._active:
+        if self._has_users:
+            self.measurement.start_schedule()
+        if not self._keeps_directory or self.books.directory is None or not self._active:
             return
-        now = self._since_origin()
-        self._window.setdefault("spawned_at_ns", now)
-        self._steps.append({"at_ns": now, "users": user_count})
+        self.books.users_stable(user_count)
         self._spawned.set()
-        settings = self._settings_in_force
+        settings = self.books.settings
         if settings is not None and settings.steps and self._ladder is None:
             self._ladder = gevent.spawn(self._climb, settings)
 
@@ -303,20 +159,20 @@ class Lifecycle:
             self._spawned.wait()
             gevent.sleep(step.seconds)
         self._ladder = None
+        self._stop_run()
+
+    def _stop_run(self) -> None:
         (self._runner.quit if self._headless else self._runner.stop)()
 
     # A run ends.
 
     def _on_stopping(self, **_: Any) -> None:
         self._draining = self._active
-        self._window.setdefault("steady_end_at_ns", self._since_origin())
+        self.books.steady_ends()
         if self._ladder is not None and self._ladder is not gevent.getcurrent():
             self._ladder.kill(block=False)
         self._ladder = None
-        if self.run is not None:
-            self.run.engine.stopping.set()
-            if self.run.open_loop is not None:
-                self.run.open_loop.stop()
+        self.measurement.stop_starting()
 
     def _on_stop(self, **_: Any) -> None:
         if not self._active:
@@ -324,9 +180,9 @@ class Lifecycle:
         self._active = False
         try:
             if self._has_users:
-                self._end_measuring()
-            if self._keeps_directory and self.directory is not None:
-                self._end_directory(self.directory)
+                self.measurement.end()
+            if self._keeps_directory and self.books.directory is not None:
+                self._end_directory(self.books.directory)
         finally:
             self._draining = False
             self._idle.set()
@@ -347,59 +203,10 @@ class Lifecycle:
         if not self._draining and not self._idle.is_set():
             interrupt_main()
 
-    def _end_measuring(self) -> None:
-        run, writer = self.run, self._writer
-        if run is None or writer is None:
-            return
-        engine = run.engine
-        gevent.joinall([gevent.spawn(stream.close, timeout_s=0.5) for stream in list(engine.streams)])
-        engine.stop()
-        ended = time.monotonic_ns() - engine.recorder.origin
-        if self._scraper is not None:
-            self._scraper.kill()
-            self._scraper = None
-        anchor = self._clock.anchor
-        information = {
-            "worker": run.worker,
-            "pid": os.getpid(),
-            "clock": "kernel" if KERNEL_STAMPS else "user",
-            "anchor": {"wall_ns": anchor.wall_ns, "monotonic_ns": anchor.monotonic_ns, "uncertainty_ns": anchor.uncertainty_ns},
-            "cpu_count": os.cpu_count(),
-            "broken": None if self._broken is None else str(self._broken.strerror or self._broken),
-            "ended_at_ns": ended,
-        }
-        try:
-            write_text(writer.path.with_suffix(".json"), json.dumps(information))
-            writer.end()
-        except OSError as error:
-            self._broken = self._broken or error
-        self.run = self._writer = None
-
     def _end_directory(self, directory: RunDirectory) -> None:
         lost = self._wait_for_workers(directory)
-        drain_end = self._since_origin()
-        settings = self._settings_in_force
-        if self._server and settings is not None:
-            self._server["last"] = read_settled_metrics(settings.uri, settings.tls) or self._server["last"]
-        ending = Ending(
-            lost=lost,
-            broken=None if self._broken is None else str(self._broken.strerror or self._broken),
-            interrupted=self._interrupted,
-            spawned_at_ns=self._window.get("spawned_at_ns"),
-            steady_end_at_ns=self._window.get("steady_end_at_ns"),
-            drain_end_at_ns=drain_end,
-            warm_up_s=0.0 if settings is None else settings.warm_up_s,
-            steps=self._steps,
-            server=self._server,
-        )
-        try:
-            status = end_record(directory, ending)
-        except OSError as error:
-            logger.error("cannot write %s: %s", directory.path / "run.json", error.strerror)
-            status = "degraded"
+        status = self.books.end(lost, self.measurement.broken, self._interrupted)
         self.exit_code = {"degraded": EXIT_DEGRADED, "aborted": EXIT_INTERRUPTED}.get(status, self.exit_code)
-        logger.info("wrote %s (%s); for the report: python -m reports build %s", directory.path, status, directory.path)
-        self.directory = None
 
     def _wait_for_workers(self, directory: RunDirectory) -> list[str]:
         """Wait, bounded, until every worker's raw file bears its end mark; the names of those that never came to it."""
@@ -433,10 +240,3 @@ class Lifecycle:
         if self._keeps_directory:
             failed = locust.log.unhandled_greenlet_exception or self._runner.exceptions
             self.environment.process_exit_code = EXIT_BUG if failed and self.exit_code == EXIT_DONE else self.exit_code
-
-    def _since_origin(self) -> int:
-        directory = self.directory
-        options = self.environment.parsed_options
-        if directory is None or options is None:
-            return 0
-        return time.monotonic_ns() + self._clock.offset - int(options.streamgauge_run["origin_wall_ns"])

@@ -1,0 +1,138 @@
+"""How one process measures a run: its users' engine and recorder, its raw file, and the target's own figures beside them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gevent
+from locust.env import Environment
+from locust.runners import WorkerRunner
+
+from .adapter import load_adapter
+from .arrivals import Pacing, constant, deal, poisson
+from .clock import Clock
+from .engine import Engine
+from .feed import feed
+from .live import LiveView
+from .opening import KERNEL_STAMPS
+from .recorder import Flush, Recorder
+from .run import Run, make_target
+from .run_directory import RawWriter, write_text
+from .settings import Settings
+from .target_metrics import interval_columns, read_target_metrics
+from .users import OpenLoop
+
+logger = logging.getLogger("streamgauge")
+
+
+class Measurement:
+    """One process's measuring, one run after another; ``stop_run`` is called when the record cannot be written any more."""
+
+    def __init__(self, environment: Environment, live: LiveView, stop_run: Callable[[], None]) -> None:
+        self.environment = environment
+        self.run: Run | None = None
+        self.broken: str | None = None
+        self._live = live
+        self._stop_run = stop_run
+        self._writer: RawWriter | None = None
+        self._scraper: gevent.Greenlet[..., None] | None = None
+
+    @property
+    def _runner(self) -> Any:
+        return self.environment.runner
+
+    def begin(self, settings: Settings, where: Mapping[str, Any], worker: str, clock: Clock) -> None:
+        """Start to measure as ``worker`` in the run that ``where`` describes; RunDirectoryError or OSError when it cannot be written."""
+        origin = int(where["origin_wall_ns"]) - clock.offset
+        self.broken = None
+        self._writer = RawWriter(Path(where["path"]), worker)
+        recorder = Recorder(worker, origin, self._writer, settings.record_tokens)
+        engine = Engine(recorder, clock, settings.stall_timeout_s, settings.record_tokens)
+        position, workers = int(worker[1:]), int(where["workers"])
+        engine.pacing = Pacing(float(where["connects_per_s"]) / workers)
+        engine.users = lambda: int(self._runner.user_count)
+        engine.flushed = self._on_flush
+        engine.broken = self._on_broken
+        schedule = constant(settings.rate_per_s) if settings.arrivals == "constant" else poisson(settings.rate_per_s, settings.seed)
+        mine = deal(schedule, position % workers, workers)
+        open_loop = OpenLoop(mine, settings.drop_when_full, recorder) if settings.open_loop else None
+        self.run = Run(
+            settings=settings, worker=worker, engine=engine, adapter=load_adapter(settings.adapter),
+            target=make_target(settings, settings.uri, trace=Path(where["path"]).name if settings.trace else None), open_loop=open_loop,
+            users_of=lambda: self._runner.user_count, position=position % workers, workers=workers,
+        )  # fmt: skip
+        self.environment.streamgauge_run = self.run  # type: ignore[attr-defined]  # users find it there
+        # Each greenlet would remember the frames that spawned it: a kilobyte a user for a feature of debuggers.
+        gevent.config.track_greenlet_tree = False
+        if where["scraped"] and position == 0:
+            self._scraper = gevent.spawn(self._scrape, settings)
+        engine.start()
+
+    def forget(self) -> None:
+        """Drop what was begun and never ran."""
+        self.run = self._writer = None
+
+    def start_schedule(self) -> None:
+        """All users are there: the open loop's time begins."""
+        if self.run is not None and self.run.open_loop is not None:
+            self.run.open_loop.start()
+
+    def stop_starting(self) -> None:
+        """No conversation starts any more; those in flight go on."""
+        if self.run is not None:
+            self.run.engine.stopping.set()
+            if self.run.open_loop is not None:
+                self.run.open_loop.stop()
+
+    def end(self) -> None:
+        """Close what is open, write the last of the record and its end mark."""
+        run, writer = self.run, self._writer
+        if run is None or writer is None:
+            return
+        engine = run.engine
+        gevent.joinall([gevent.spawn(stream.close, timeout_s=0.5) for stream in list(engine.streams)])
+        engine.stop()
+        ended = time.monotonic_ns() - engine.recorder.origin
+        if self._scraper is not None:
+            self._scraper.kill()
+            self._scraper = None
+        anchor = engine.clock.anchor
+        information = {
+            "worker": run.worker,
+            "pid": os.getpid(),
+            "clock": "kernel" if KERNEL_STAMPS else "user",
+            "anchor": {"wall_ns": anchor.wall_ns, "monotonic_ns": anchor.monotonic_ns, "uncertainty_ns": anchor.uncertainty_ns},
+            "cpu_count": os.cpu_count(),
+            "broken": self.broken,
+            "ended_at_ns": ended,
+        }
+        try:
+            write_text(writer.path.with_suffix(".json"), json.dumps(information))
+            writer.end()
+        except OSError as error:
+            self.broken = self.broken or str(error.strerror or error)
+        self.run = self._writer = None
+
+    def _scrape(self, settings: Settings) -> None:
+        while True:
+            gevent.sleep(1.0)
+            samples = read_target_metrics(settings.uri, settings.tls)
+            run = self.run
+            if run is not None:
+                run.engine.server_counts = {} if samples is None else interval_columns(samples)
+
+    def _on_flush(self, flush: Flush) -> None:
+        feed(self.environment.stats, flush)
+        self._live.add(flush, ship=isinstance(self._runner, WorkerRunner))
+
+    def _on_broken(self, error: OSError) -> None:
+        if self.broken is None:
+            self.broken = str(error.strerror or error)
+            logger.error("cannot write the record: %s; the run is stopped, what was written is kept", self.broken)
+            gevent.spawn(self._stop_run)
