@@ -19,6 +19,7 @@ from .instrument import measure_instrument
 from .load import Run, load_run
 from .measures import Censored, measure
 from .sample import Sample, conversation_effect, sample_rows
+from .shares import measure_dropped, measure_errors
 from .steady import settled_at
 from .validity import judge
 from .window import Batches, Step, make_batches
@@ -45,7 +46,9 @@ def summarise_run(run: Run) -> dict[str, Any]:
     window, metadata = run.window, run.metadata
     inside = run.in_window()
     batches = make_batches(window.seconds, typical_s(run.conversations, inside), window.steps)
-    clean = _Chosen(run, inside & run.untainted())
+    untainted = inside & run.untainted()
+    clean = _Chosen(run, untainted)
+    connections = count_connections(run)
     lag = measure_tokens(run, "receive_lag", batches)
     metrics = {"connect_time": _connect_time(run)}
     for metric in CONVERSATION_METRICS:
@@ -66,8 +69,9 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "metrics": {name: figures for name, figures in metrics.items() if figures["n"] or name in {"ttft", "e2e", "itl"}},
         "rates": measure_rates(run, window.seconds, inside, window.steady_s),
         "counts": {
-            "conversations": count_conversations(run, inside), "connections": count_connections(run), "tokens": count_tokens(run),
+            "conversations": count_conversations(run, inside), "connections": connections, "tokens": count_tokens(run),
         },
+        "shares": {"errors": measure_errors(run, untainted, connections), "dropped": measure_dropped(run)},
         "stop": _measure_stop(clean.rows, metrics),
         "load": measure_load(run),
         "errors": list_errors(run),
