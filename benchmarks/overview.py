@@ -14,6 +14,7 @@ from rich.table import Table
 
 from loadtest.metrics import BY_NAME
 from loadtest.run_directory import write_text
+from reports.measures import gap_metric
 from reports.units import ABSENT, count, duration, significant
 
 from .suite import Outcome, Suite
@@ -56,7 +57,8 @@ def key_figures(outcome: Outcome) -> dict[str, str]:
 def token_metric(outcome: Outcome) -> str:
     """The figure that says what a token costs: acknowledgement to token where nothing else paces the server, else the gap between two."""
     load = outcome.run.load
-    return "token_latency" if load.gap_ms == 0 and load.window else "itl"
+    gap = gap_metric(outcome.summary) if outcome.summary is not None else "itl"
+    return "token_latency" if load.gap_ms == 0 and load.window else gap
 
 
 def _pair(metric: Mapping[str, Any] | None) -> str:

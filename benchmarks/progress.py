@@ -60,7 +60,7 @@ class Figures:
 
     def _add_histograms(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
-            if row["metric"] == self.latency:
+            if row["metric"] == self.latency or (self.latency, row["metric"]) == ("itl", "inter_chunk"):
                 self._histogram.add_counts(row["index"], row["count"], row["total"], row["minimum"], row["maximum"])
 
     def last(self) -> dict[str, int]:

@@ -232,7 +232,7 @@ def _conversations(plan: Plan, rng: np.random.Generator, due: Floats, user: Ints
     many = got >= 2
     rows: Columns = {
         "connection": user, "conversation": base + np.arange(n), "users": active.astype(np.int64), "sent_at_ns": sent_ns,
-        "tokens": got, "messages": got + ~abandoned, "coalesced": np.zeros(n, np.int64), "window": np.full(n, plan.window),
+        "tokens": got, "messages": got, "coalesced": np.zeros(n, np.int64), "window": np.full(n, plan.window),
         "received_bytes": got * 6, "receive_lag_max_ns": _ns(worst), "outcome": outcome, "stop_crossed": crossed,
         "tainted": np.zeros(n, bool), "due_at_ns": due_ns, "first_token_at_ns": first_ns, "last_token_at_ns": last_ns,
         "end_at_ns": end_ns, "stop_sent_at_ns": stop_ns, "send_delay_ns": sent_ns - due_ns, "ttft_ns": first_ns - sent_ns,
@@ -300,7 +300,7 @@ def _intervals(plan: Plan, name: str, rng: np.random.Generator, rows: Columns, f
     finish = np.where(np.isnan(end), plan.end_s + plan.drain_s - 1e-6, end)
     columns: Columns = {key: np.zeros(seconds, np.int64) for key in COUNTERS}
     columns["tokens"] = tally(flat.arrival)
-    columns["messages"] = columns["tokens"] + tally(end)
+    columns["messages"] = columns["tokens"]
     columns["acks_sent"] = columns["tokens"] if plan.window else np.zeros(seconds, np.int64)
     columns["stops_sent"] = tally(rows["stop_sent_at_ns"] / 1e9)
     columns["conversations_started"] = tally(sent)

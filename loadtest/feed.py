@@ -25,6 +25,7 @@ ROWS = {
     "ttft": "first token",
     "token_latency": "token",
     "itl": "token gap",
+    "inter_chunk": "message gap",
     "stop_latency": "stop",
     "e2e": "conversation",
 }

@@ -123,7 +123,19 @@ METRICS: tuple[Metric, ...] = (
         "ns",
         "lower",
         "token",
-        "arrival of a token minus arrival of the one before it, every gap of every conversation",
+        "arrival of a token minus arrival of the one before it, every gap of every conversation of a run in which each message carried "
+        "one token at most",
+        "histograms.parquet",
+        True,
+    ),
+    Metric(
+        "inter_chunk",
+        "Gap between messages",
+        "ns",
+        "lower",
+        "token",
+        "arrival of a message with tokens minus arrival of the one before it, in a run in which any message carried several tokens; it "
+        "stands in place of itl there, which would depend on how the server cuts its answer",
         "histograms.parquet",
         True,
     ),
@@ -133,8 +145,8 @@ METRICS: tuple[Metric, ...] = (
         "ns",
         "lower",
         "token",
-        "acknowledgement that opened the window (of token k - W) sent to arrival of token k, only where the window was full; "
-        "on a server that paces its tokens it contains the pacing",
+        "acknowledgement that opened the window (of token k - W) sent to arrival of token k, only where the window was full "
+        "(messages are counted, where one carries several tokens); on a server that paces its tokens it contains the pacing",
         "histograms.parquet",
         True,
     ),

@@ -77,6 +77,8 @@ class Recorder:
         self._tokens: dict[int, int] = {}
         self._histograms: dict[tuple[int, str, bool], Histogram] = {}
         self._errors: Counter[str] = Counter()
+        # From the first message with several tokens on; what was written before is read under the same name.
+        self._gap_metric = "itl"
         self._next_conversation = 0
         self._next_connection = 0
 
@@ -205,10 +207,11 @@ class Recorder:
         for second, count in zip(distinct.tolist(), sizes.tolist(), strict=True):
             self._tokens[second] = self._tokens.get(second, 0) + count
         if (several := tokens.extra > 0).any():
+            self._gap_metric = "inter_chunk"
             for second, count in zip(seconds[several].tolist(), tokens.extra[several].tolist(), strict=True):
                 self._tokens[second] += count
         # Stamp and read come from two clocks that agree to well under a microsecond; less than nothing is nothing.
-        for metric, values in (("itl", tokens.gap), ("token_latency", tokens.latency), ("receive_lag", np.maximum(lag, 0))):
+        for metric, values in ((self._gap_metric, tokens.gap), ("token_latency", tokens.latency), ("receive_lag", np.maximum(lag, 0))):
             present = values != NEVER
             clean = present & ~tainted
             self._note(metric, values[clean])

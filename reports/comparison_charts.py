@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from .charts import Chart, render
 from .distributions import percentile_axis, percentile_curve
 from .load import Run
-from .measures import headline_metric
+from .measures import gap_metric, headline_metric
 from .palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from .sample import Sample, sample_rows
 from .style import RC, figure, latency_scale, plain_ticks, time_axis
@@ -26,7 +26,7 @@ RUN_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 def _common(summaries: Sequence[Summary]) -> str | None:
     """The token metric that all runs have."""
     names = {headline_metric(summary) for summary in summaries}
-    metric = names.pop() if len(names) == 1 else "itl"
+    metric = names.pop() if len(names) == 1 else gap_metric(summaries[0])
     return metric if all(s["metrics"].get(metric, {}).get("n") for s in summaries) else None
 
 

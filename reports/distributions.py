@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Summary = Mapping[str, Any]
 
-TOKEN_SERIES = (("itl", ORANGE), ("token_latency", BLUE))
+TOKEN_SERIES = (("itl", ORANGE), ("inter_chunk", ORANGE), ("token_latency", BLUE))
 
 
 def _whole_samples(run: Run, summary: Summary) -> list[tuple[str, str, str, Sample]]:
@@ -43,9 +43,7 @@ def chart_distribution(run: Run, summary: Summary) -> Figure | None:
     high = max(s.quantile(0.999) or 1.0 for *_, s in samples)
     edges = np.geomspace(low / 1.1, max(high * 1.1, low * 1.5), 81)
     made, (axes,) = figure()
-    axes.set_title(
-        "Distribution of token latency and inter-token latency" if len(samples) > 1 else f"Distribution of {samples[0][1].lower()}"
-    )
+    axes.set_title("Distribution of " + " and ".join(title.lower() for _, title, *_ in reversed(samples)))
     for _, title, colour, sample in samples:
         heights, _ = np.histogram(sample.values, bins=edges, weights=sample.counts)
         axes.stairs(100 * heights / sample.n, edges / 1e6, color=colour, fill=True, alpha=0.18, linewidth=0)

@@ -22,6 +22,8 @@ from .window import Batches, Window, read_window
 Ints = npt.NDArray[np.int64]
 
 RUNS = Path("runs")
+GAPS = ("itl", "inter_chunk")
+"""Names of the gaps between arrivals: until a worker sees a message with several tokens it writes the first."""
 _DETAIL_ROWS = 200
 """Rows of error texts read as examples, a kind."""
 
@@ -100,6 +102,11 @@ class Run:
         """The histograms of a metric, possibly without rows."""
         return self.histograms.get(metric, _NO_HISTOGRAMS)
 
+    @property
+    def gap_metric(self) -> str:
+        """What the gaps between arrivals are called: ``inter_chunk`` as soon as any message carried several tokens."""
+        return "inter_chunk" if "inter_chunk" in self.histograms else "itl"
+
     def starts_ns(self) -> npt.NDArray[np.float64]:
         """When each conversation was due, else sent."""
         table = self.conversations
@@ -152,11 +159,12 @@ def load_run(path: Path) -> Run:
     directory = RunDirectory.open(path)
     metadata = directory.metadata()
     try:
-        conversations = _frame(directory.table("conversations", _CONVERSATION_COLUMNS))
+        intervals = _frame(directory.table("intervals"))
+        several = len(intervals) > 0 and int(intervals["tokens"].sum()) > int(intervals["messages"].sum())
+        conversations = _frame(directory.table("conversations", _CONVERSATION_COLUMNS + ["messages"] * several))
         raw_files = tuple(directory.raw_files)
         connections = _frame(directory.table("connections"))
-        intervals = _frame(directory.table("intervals"))
-        histograms = _read_histograms(directory.table("histograms"))
+        histograms = _read_histograms(directory.table("histograms"), several)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise RunDirectoryError(f"cannot read the tables of {path}: {error}") from None
     return Run(path, metadata, conversations, connections, intervals, histograms, raw_files, read_window(metadata, intervals))
@@ -179,12 +187,18 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _read_histograms(table: pa.Table) -> dict[str, SecondHistograms]:
+def _read_histograms(table: pa.Table, several: bool) -> dict[str, SecondHistograms]:
+    """Each metric's histograms; ``several``: a message carried several tokens, so that no gap of the run is one between tokens."""
     out = {}
     for metric in pc.unique(table["metric"]).to_pylist():
-        part = table.filter(pc.equal(table["metric"], metric)).combine_chunks()
+        rows, name = pc.equal(table["metric"], metric), metric
+        if several and metric in GAPS:
+            if GAPS[0] in out or GAPS[1] in out:
+                continue
+            rows, name = pc.is_in(table["metric"], pa.array(GAPS)), "inter_chunk"
+        part = table.filter(rows).combine_chunks()
         lengths = pc.list_value_length(part["index"]).to_numpy().astype(np.int64)
-        out[metric] = SecondHistograms(
+        out[name] = SecondHistograms(
             second=part["second"].to_numpy(),
             tainted=part["tainted"].to_numpy(),
             total=part["total"].to_numpy(),

@@ -99,7 +99,12 @@ def _percentile(sample: Sample, q: float, *, conversations: int | None, effect: 
     return entry
 
 
+def gap_metric(summary: Mapping[str, Any]) -> str:
+    """What the run's gaps between arrivals are called."""
+    return "inter_chunk" if "inter_chunk" in summary["metrics"] else "itl"
+
+
 def headline_metric(summary: Mapping[str, Any]) -> str:
     """The token metric a reader looks at first: token latency of an unpaced server, else (it would contain the pacing) the gap."""
     unpaced = summary["run"]["load"].get("gap_ms") == 0
-    return "token_latency" if unpaced and summary["metrics"].get("token_latency", {}).get("n") else "itl"
+    return "token_latency" if unpaced and summary["metrics"].get("token_latency", {}).get("n") else gap_metric(summary)

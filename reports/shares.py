@@ -38,7 +38,7 @@ def measure_errors(run: Run, chosen: npt.NDArray[np.bool_], connections: Mapping
     Conversations cut by the end of the run are in neither number; connects that this machine refused are not the target's errors.
     """
     outcome = run.conversations["outcome"].to_numpy()[chosen]
-    refused = int(connections["failed"]) - int(connections["failed_by_kind"].get("generator_limit", 0))
+    refused = sum(int(n) for kind, n in connections["failed_by_kind"].items() if kind != "generator_limit")
     bad = int(np.isin(outcome, BAD_OUTCOMES).sum())
     ended = int((outcome != "abandoned").sum())
     return share_of(bad + refused, ended + refused)

@@ -28,7 +28,6 @@ SCHEMA_VERSION = 1
 # 1: first.
 
 CONVERSATION_METRICS = ("ttft", "ttft_due", "e2e", "e2e_due", "tpot", "send_delay", "stop_latency", "overrun_tokens")
-TOKEN_METRICS = ("token_latency", "itl", "receive_lag")
 OWN_DELAY_SHARE = 0.25
 """A gap's percentile is marked when the receive lag's same percentile is more than a quarter of it; beyond a half the run is invalid."""
 
@@ -53,10 +52,10 @@ def summarise_run(run: Run) -> dict[str, Any]:
     metrics = {"connect_time": _connect_time(run)}
     for metric in CONVERSATION_METRICS:
         metrics[metric] = measure_conversations(clean, metric, batches)
-    for metric in TOKEN_METRICS:
+    for metric in token_metrics(run):
         metrics[metric] = lag if metric == "receive_lag" else measure_tokens(run, metric, batches)
     if _acknowledged(metadata):
-        _mark_own_delay(metrics["itl"], lag)
+        _mark_own_delay(metrics[run.gap_metric], lag)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "run": _describe(run),
@@ -66,7 +65,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
             "drain_end_s": window.drain_end_ns / 1e9, "steady_s": window.steady_s, "whole_seconds": len(window.seconds),
             "batches": len(batches.strata), "batch_s": batches.length_s, "settled_at_s": settled_at(run),
         },
-        "metrics": {name: figures for name, figures in metrics.items() if figures["n"] or name in {"ttft", "e2e", "itl"}},
+        "metrics": {name: figures for name, figures in metrics.items() if figures["n"] or name in {"ttft", "e2e", run.gap_metric}},
         "rates": measure_rates(run, window.seconds, inside, window.steady_s),
         "counts": {
             "conversations": count_conversations(run, inside), "connections": connections, "tokens": count_tokens(run),
@@ -83,6 +82,11 @@ def summarise_run(run: Run) -> dict[str, Any]:
     }  # fmt: skip
     summary["validity"] = judge(run, summary)
     return summary
+
+
+def token_metrics(run: Run) -> tuple[str, ...]:
+    """The metrics of tokens that a run has."""
+    return ("token_latency", run.gap_metric, "receive_lag")
 
 
 def typical_s(conversations: pd.DataFrame, inside: npt.NDArray[np.bool_]) -> float:
@@ -158,11 +162,18 @@ def _present(run: Run, batches: Batches) -> pd.DataFrame:
         return table.iloc[:0]
     begin, end = float(batches.seconds[0]) * 1e9, float(batches.seconds[-1] + 1) * 1e9
     there = (table["tokens"] > 0) & ~table["tainted"] & (table["first_token_at_ns"] < end) & (table["last_token_at_ns"] >= begin)
-    return table.loc[there, ["tokens", "tpot_ns"]]
+    return table.loc[there, ["tokens", "tpot_ns", *(["messages"] if "messages" in table else [])]]
 
 
 def _effect(rows: pd.DataFrame, sample: Sample) -> float:
-    return conversation_effect(rows["tokens"].to_numpy() - 1, rows["tpot_ns"].to_numpy(), sample) if sample.n else 1.0
+    if not sample.n:
+        return 1.0
+    gaps, mean = rows["tokens"].to_numpy() - 1, rows["tpot_ns"].to_numpy()
+    if "messages" in rows:
+        # One gap a message: the mean of a conversation's gaps is its time a message.
+        between = rows["messages"].to_numpy() - 1
+        mean, gaps = mean * gaps / np.maximum(between, 1), between
+    return conversation_effect(gaps, mean, sample)
 
 
 def _acknowledged(metadata: dict[str, Any]) -> bool:
@@ -223,7 +234,7 @@ def measure_step(run: Run, step: Step) -> dict[str, Any]:
         "conversations": int(inside.sum()), "failed": int((outcome == "failed").sum()),
         "ttft": measure_conversations(clean, "ttft", batches),
     }  # fmt: skip
-    for metric in TOKEN_METRICS:
+    for metric in token_metrics(run):
         figures[metric] = measure_tokens(run, metric, batches)
     return figures
 

@@ -192,7 +192,7 @@ def chart_receive_lag(run: Run, summary: Summary) -> Figure | None:
         return None
     edges = span_edges(run)
     lag = run.histogram("receive_lag").quantiles_over_time(edges, (0.5, 0.99), tainted=True) / 1e6
-    gap = run.histogram("itl").quantiles_over_time(edges, (0.5,)) / 1e6
+    gap = run.histogram(run.gap_metric).quantiles_over_time(edges, (0.5,)) / 1e6
     middle = (edges[:-1] + edges[1:]) / 2
     made, (axes,) = figure()
     axes.set_title("The generator's own lateness beside what it measured")

@@ -15,6 +15,7 @@ import numpy as np
 
 from .findings import COALESCED_SHARE, find_findings
 from .load import Run
+from .measures import gap_metric
 from .units import count, duration, plural, share
 
 # Where each limit comes from stands in LIMITS below, and so in docs/validity.md.
@@ -92,7 +93,7 @@ def check_seconds(run: Run, summary: Mapping[str, Any]) -> Outcome:
 def check_window(run: Run, summary: Mapping[str, Any]) -> Outcome:
     """There has to be something measured in the steady window."""
     window, counts = summary["window"], summary["counts"]
-    tokens = summary["metrics"]["itl"]["n"] + counts["conversations"]["in_window"]
+    tokens = summary["metrics"][gap_metric(summary)]["n"] + counts["conversations"]["in_window"]
     empty = not window["whole_seconds"] or not (tokens or counts["connections"]["succeeded"])
     what = f"{window['whole_seconds']} s, {plural(counts['conversations']['in_window'], 'conversation')}"
     return Outcome(empty, what, "at least a second and a connection", "Nothing was measured in the steady window: no connection, no token.")
@@ -100,7 +101,7 @@ def check_window(run: Run, summary: Mapping[str, Any]) -> Outcome:
 
 def check_receive_lag(run: Run, summary: Mapping[str, Any]) -> Outcome:
     """Our acknowledgement delay must not be most of a gap (median against median, so that a few hiccups do not decide)."""
-    gap, lag = summary["metrics"]["itl"], summary["instrument"]
+    gap, lag = summary["metrics"][gap_metric(summary)], summary["instrument"]
     typical = gap["percentiles"]["p50"]["value"]
     limit = f"{share(LAG_SHARE_LIMIT)} of the median gap"
     if (summary["run"]["load"].get("window", 1) or 0) == 0 and lag["clock"] == "kernel":
@@ -193,7 +194,8 @@ def check_clock(run: Run, summary: Mapping[str, Any]) -> Outcome:
     if not step:
         return Outcome(False, "no step", limit, "")
     medians = [
-        summary["metrics"].get(name, {}).get("percentiles", {}).get("p50", {}).get("value") for name in ("ttft", "itl", "token_latency")
+        summary["metrics"].get(name, {}).get("percentiles", {}).get("p50", {}).get("value")
+        for name in ("ttft", gap_metric(summary), "token_latency")
     ]
     smallest = min((value for value in medians if value), default=0)
     return Outcome(step > CLOCK_STEP_SHARE * smallest, duration(step), limit, f"The wall clock was set by {duration(step)} during the run.")

@@ -225,7 +225,7 @@ def test_counts_add_up_whatever_happens_in_whatever_order(steps: list[str], chan
     # Every message has a lag, and all but the first of each conversation a gap, once, clean or tainted.
     assert sum(sink.histogram("receive_lag", t).count for t in (False, True)) == messages
     firsts = len({row["conversation"] for row in sink.rows["tokens"]})
-    assert sum(sink.histogram("itl", t).count for t in (False, True)) == messages - firsts
+    assert sum(sink.histogram(gap, t).count for gap in ("itl", "inter_chunk") for t in (False, True)) == messages - firsts
     by_second: Counter[int] = Counter()
     for row in sink.rows["tokens"]:
         by_second[row["arrival_at_ns"] // (SECOND * MS)] += 1
@@ -276,7 +276,7 @@ def test_tokens_belong_to_the_second_of_their_arrival(recorder: Recorder, sink: 
     recorder.flush(T(3 * SECOND), {"users": 1, "opening": 0, "open": 1, "streaming": 1}, {"cpu_ns": 5})
     assert {row["second"]: row["tokens"] for row in sink.rows["intervals"]} == {0: 3, 1: 1, 2: 1}
     assert [sink.histogram("receive_lag", second=s).count for s in range(3)] == [1, 1, 1]
-    assert [sink.histogram("itl", second=s).count for s in range(3)] == [0, 1, 1]
+    assert [sink.histogram("inter_chunk", second=s).count for s in range(3)] == [0, 1, 1]
 
 
 def test_late_tokens_give_rows_of_earlier_seconds_without_gauges(recorder: Recorder, sink: Memory) -> None:
@@ -316,6 +316,23 @@ def test_what_arrived_before_the_origin_is_in_its_first_second(recorder: Recorde
 
 
 # -- taint -------------------------------------------------------------------------------------------------------------
+
+
+def test_gaps_are_gaps_of_messages_from_the_first_that_carries_several_tokens(recorder: Recorder, sink: Memory) -> None:
+    held(recorder, 100, 120)
+    assert set(recorder.flush(T(SECOND), NO_GAUGES, {}).values) >= {"itl"}
+    c = begin(recorder, sent=1000)
+    for arrival in (1100, 1130):
+        token(c, arrival)
+    c.add_extra(3)
+    end(recorder, c, 1200)
+    held(recorder, 1300, 1350, sent=1210)
+    flush = recorder.flush(T(2 * SECOND), NO_GAUGES, {})
+    assert flush.values["inter_chunk"].tolist() == [30 * MS, 50 * MS]
+    assert "itl" not in flush.values
+    assert (sink.histogram("itl").total, sink.histogram("inter_chunk").total) == (20 * MS, 80 * MS)
+    assert (sink.total("tokens"), sink.total("messages")) == (2 + 5 + 2, 6)
+    assert {row["metric"] for row in sink.rows["histograms"]} <= set(HISTOGRAMS)
 
 
 @pytest.mark.parametrize(("lag_ms", "tainted"), [(100, False), (100.001, True), (2000, True)])
@@ -500,4 +517,4 @@ def test_what_it_writes_the_run_directory_reads(tmp_path: Path) -> None:
         "tokens", "messages", "acks_sent", "conversations_started", "conversations_completed", "connects_succeeded",
     }  # fmt: skip
     metrics = set(run.table("histograms")["metric"].to_pylist())
-    assert metrics == set(HISTOGRAMS) - {"stop_latency"}
+    assert metrics == set(HISTOGRAMS) - {"stop_latency", "inter_chunk"}

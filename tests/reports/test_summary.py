@@ -227,3 +227,20 @@ def test_one_conversation_is_enough_for_a_summary(models: Models, summary_of: Su
     model.tables["w0"]["conversations"] = {key: column[one : one + 1] for key, column in rows.items()}
     figures = summary_of(model)["metrics"]["ttft"]
     assert (figures["n"], figures["percentiles"]["p50"]["text"]) == (1, "n/a (1 of 11)")
+
+
+def test_gaps_are_named_after_messages_as_soon_as_one_carried_several_tokens(models: Models, summary_of: SummaryOf) -> None:
+    model = models("two_workers")
+    before = summary_of(model)["metrics"]
+    # The second worker saw messages of two tokens each from the fifth second on, the first one none.
+    table, rows = model.tables["w1"]["histograms"], model.tables["w1"]["conversations"]
+    late = [name == "itl" and second > 5 for name, second in zip(table["metric"], table["second"], strict=True)]
+    table["metric"] = ["inter_chunk" if changed else name for name, changed in zip(table["metric"], late, strict=True)]
+    rows["tokens"] = np.asarray(rows["tokens"]) * 2
+    model.tables["w1"]["intervals"]["tokens"] = np.asarray(model.tables["w1"]["intervals"]["tokens"]) * 2
+    summary = summary_of(model)
+    after = summary["metrics"]
+    assert "itl" not in after
+    assert (after["inter_chunk"]["n"], after["inter_chunk"]["mean"]) == (before["itl"]["n"], before["itl"]["mean"])
+    assert after["inter_chunk"]["percentiles"]["p99"]["value"] == before["itl"]["percentiles"]["p99"]["value"]
+    assert summary["validity"]["valid"], summary["validity"]["reasons"]
