@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import ipaddress
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-Kind = Literal["text", "name", "integer", "number", "flag", "integers", "numbers", "steps", "query", "file", "table", "tables"]
+Kind = Literal["text", "name", "integer", "number", "flag", "integers", "numbers", "steps", "query", "file", "addresses", "table", "tables"]
 
 
 class ScenarioError(Exception):
@@ -45,6 +46,7 @@ class Key:
             "steps": "a list of [users, seconds], users a whole number from 1 on and seconds above 0",
             "query": "a table of query parameters, each a text, a number or true/false",
             "file": "the path of an existing file, relative to the scenario file",
+            "addresses": "a list of IP addresses of this machine",
             "table": "a table",
             "tables": "a list of tables ([[variant]])",
         }[self.kind]
@@ -146,9 +148,18 @@ def _file(value: Any, _key: Key, folder: Path) -> str | None:
     return str(path.resolve()) if path is not None and path.is_file() else None
 
 
+def _addresses(value: Any, _key: Key, _: Path) -> tuple[str, ...] | None:
+    # On the command line they stand in one text, as they do in the generator's own option; an empty one takes the file's away.
+    parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    try:
+        return tuple(str(ipaddress.ip_address(part)) for part in parts) if all(isinstance(part, str) for part in parts) else None
+    except (TypeError, ValueError):
+        return None
+
+
 _READERS: Final[Mapping[Kind, Callable[[Any, Key, Path], Any]]] = {
     "text": _text, "name": _name, "integer": _integer, "number": _number, "flag": _flag, "integers": _pair(_integer),
-    "numbers": _pair(_number), "steps": _steps, "query": _query, "file": _file,
+    "numbers": _pair(_number), "steps": _steps, "query": _query, "file": _file, "addresses": _addresses,
 }  # fmt: skip
 
 

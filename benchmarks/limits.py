@@ -1,15 +1,22 @@
-"""What this machine must have before a run: descriptors, ports, disk space, a folder to write to. What is missing, as sentences."""
+"""What this machine must have before a run: descriptors, addresses, ports, memory, disk space, a folder to write to.
+
+What is missing, as sentences.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import resource
 import shutil
+import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 SPARE_FILES: Final = 256  # beside the connections: libraries, logs, the run's own files, Locust's web UI
 PORT_RANGE_FILE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -18,13 +25,25 @@ HEADROOM: Final = 0.9  # of the ports: others on this machine use some, and a cl
 BASE_DISK_BYTES: Final = 64 << 20  # report, charts and intervals of a standard suite, with room
 DISK_BYTES_PER_USER_SECOND: Final = 512  # a conversation row takes about 200 bytes raw and is written twice for a moment (compaction)
 MOST_FILES: Final = 65_536  # more is not asked for: some systems refuse, or make each process pay for it
+GENERATOR_BYTES_PER_CONNECTION: Final = 40 << 10  # in conversation, with its kernel buffers; measured 2 to 3 times less
+SERVER_BYTES_PER_CONNECTION: Final = 60 << 10  # the same of the reference server
+DEVIATIONS: Final = 6  # the kernel deals connections to the processes of a port by a hash: one gets more than its share by chance
 
 
 def raise_file_limit(wanted: int = MOST_FILES) -> int:
-    """Raise this process's soft limit of open files to `wanted`, or as near as the system allows; return the limit in force."""
+    """Raise this process's soft limit of open files to `wanted`, or as near as the system allows; return the limit in force.
+
+    The hard limit is raised too where that is needed and allowed (root outside most containers).
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MOST_FILES
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+            return wanted
+        except (ValueError, OSError):
+            pass
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     # The last two are for a kernel (macOS) that says "unlimited" and refuses a number it finds too large.
     for limit in (most, 24_576, 10_240):
@@ -42,16 +61,40 @@ def files_needed(users: int, processes: int = 1) -> int:
     return -(-users // max(1, processes)) + SPARE_FILES
 
 
+def server_files_needed(users: int, processes: int = 1) -> int:
+    """Return how many descriptors one of the server's `processes` needs: its share is drawn, so a little more than that.
+
+    The kernel chooses a process by a hash of the connection's addresses and ports (SO_REUSEPORT), which is binomial.
+    """
+    if processes <= 1:
+        return users + SPARE_FILES
+    mean = users / processes
+    return math.ceil(mean + DEVIATIONS * math.sqrt(mean * (1 - 1 / processes))) + SPARE_FILES
+
+
 def check_files(users: int, limit: int, processes: int = 1) -> list[str]:
-    """Say what is missing when a process may open `limit` files."""
-    needed = files_needed(users, processes)
+    """Say what is missing when a process of the generator may open `limit` files."""
+    return _check_files(users, limit, processes, files_needed, "")
+
+
+def check_server_files(users: int, limit: int, processes: int = 1) -> list[str]:
+    """Say what is missing when a process of the reference server may open `limit` files."""
+    return _check_files(users, limit, processes, server_files_needed, " of the server")
+
+
+def _check_files(users: int, limit: int, processes: int, needs: Callable[[int, int], int], whose: str) -> list[str]:
+    processes = max(1, processes)
+    needed = needs(users, processes)
     if limit >= needed:
         return []
-    spread = _counted(max(1, processes), "process", "processes")
-    most = max(0, limit - SPARE_FILES) * max(1, processes)
+    spread = _counted(processes, "process", "processes")
+    most = max(0, limit - SPARE_FILES) * processes
+    while most and needs(most, processes) > limit:
+        most = max(0, most - processes * max(1, needs(most, processes) - limit))
     return [
-        f"{users} users in {spread} need {needed} open files a process and {limit} are allowed: "
-        f"raise the limit (ulimit -n {needed}), take more processes, or take at most {most} users."
+        f"{users} users in {spread}{whose} need {needed} open files a process and {limit} are allowed: "
+        f"raise the limit (ulimit -n {needed}; beyond the hard limit as root, or with LimitNOFILE= of systemd, --ulimit nofile= of "
+        f"Docker), take more processes{whose}, or take at most {most} users."
     ]
 
 
@@ -75,7 +118,39 @@ def check_ports(users: int, port_range: tuple[int, int], sources: int = 1, targe
     return [
         f"{users} connections to one server need {users} local ports and there are about {most} "
         f"({first} to {last}, from {_counted(max(1, sources), 'source address', 'source addresses')}): "
-        f"use {more} source addresses or at most {most} users, or widen net.ipv4.ip_local_port_range."
+        f"use {more} source addresses (--source-address A,B) or at most {most} users, or widen net.ipv4.ip_local_port_range."
+    ]
+
+
+def check_sources(addresses: Sequence[str], target: str = "") -> list[str]:
+    """Say which of the source `addresses` this machine cannot connect from, to the host `target`."""
+    for text in addresses:
+        address = ipaddress.ip_address(text)
+        with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((text, 0))
+            except OSError as error:
+                return [
+                    f"{text} is to be connected from and is no address of this machine ({error.strerror}): "
+                    f"add it (Linux: ip addr add {text} dev DEVICE; macOS: ifconfig lo0 alias {text}), "
+                    "or name others (--source-address A,B)."
+                ]
+        if address.is_loopback and target and not is_loopback(target):
+            return [
+                f"{text} is to be connected from, and from there only this machine can be reached, not {target}: "
+                "name addresses of the network card (--source-address A,B), or none (--source-address=)."
+            ]
+    return []
+
+
+def check_memory(users: int, free: int, *, own_server: bool) -> list[str]:
+    """Say what is missing when `users` connections are to be held, by both sides with `own_server`, and `free` bytes are available."""
+    each = GENERATOR_BYTES_PER_CONNECTION + (SERVER_BYTES_PER_CONNECTION if own_server else 0)
+    if users * each <= free:
+        return []
+    return [
+        f"{users} connections may take {_mebibytes(users * each)} of memory and {_mebibytes(free)} are available: "
+        f"take at most {free // each} users, or a machine with more."
     ]
 
 
@@ -138,19 +213,25 @@ def check_machine(
     folder: Path,
     *,
     processes: int = 1,
-    sources: int = 1,
+    server_processes: int = 1,
+    sources: Sequence[str] = (),
+    target: str = "",
     own_server: bool = True,
     bytes_per_token: float = 0.0,
     tokens_per_s: float = 0.0,
 ) -> list[str]:
     """Return a plain sentence for everything that this machine lacks for a run; an empty list when it lacks nothing.
 
-    `users` counts connections at once, over all `processes`. With `own_server` the server's descriptors count too: all connections
-    end in one of its processes at worst. Raises this process's soft limit of open files on the way, which its children inherit.
+    `users` counts connections at once, over all `processes`, from the addresses `sources` to the host `target`. With `own_server` the
+    server's descriptors and memory count too. Raises this process's soft limit of open files on the way, which its children inherit.
     """
-    limit = raise_file_limit(max(MOST_FILES, files_needed(users)))
-    missing = check_files(users, limit, 1 if own_server else processes)
-    missing += check_ports(users, read_port_range(), sources)
+    limit = raise_file_limit(max(MOST_FILES, files_needed(users, processes), server_files_needed(users, server_processes)))
+    missing = check_files(users, limit, processes)
+    if own_server:
+        missing += check_server_files(users, limit, server_processes)
+    missing += check_sources(sources, target)
+    missing += check_ports(users, read_port_range(), len(sources))
+    missing += check_memory(users, psutil.virtual_memory().available, own_server=own_server)
     missing += check_folder(folder)
     needed = disk_needed(users, run_time_s, bytes_per_token, tokens_per_s)
     return missing + check_disk(needed, shutil.disk_usage(nearest_existing(folder)).free, folder)

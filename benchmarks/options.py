@@ -15,7 +15,8 @@ from .workload import Load
 
 OVERRIDES: Final = (
     "users", "run_time_s", "spawn_rate", "warm_up_s", "tokens", "gap_ms", "ttft_ms", "window", "idle_share", "think_time_s",
-    "connect_rate_per_s", "conversations_per_connection", "prompts", "users_file", "processes", "record_tokens",
+    "connect_rate_per_s", "conversations_per_connection", "prompts", "users_file", "source_addresses", "processes",
+    "record_tokens",
 )  # fmt: skip
 """Keys of ``[load]`` that an option of the same meaning lays over every scenario of the suite."""
 DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
@@ -77,7 +78,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
             load.add_argument(key.option, dest=name, action="store_const", const=True, help=key.meaning)
         else:
             reading = duration if name == "run_time_s" else _key_value(name)
-            metavar = "FILE" if key.kind == "file" else "N"
+            metavar = {"file": "FILE", "addresses": "A,A"}.get(key.kind, "N")
             load.add_argument(key.option, dest=name, type=reading, metavar=metavar, help=key.meaning.replace("`", ""))
     load.add_argument("--seed", type=int, metavar="N", help="what is drawn depends on this")
     access = bench.add_argument_group("how the server of --host lets us in")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -87,7 +88,8 @@ def check_machine(plan: Plan) -> None:
         load = run.load
         per_token = 64.0 if load.record_tokens else 0.0
         missing = limits.check_machine(
-            load.users_max, load.seconds, plan.out, processes=load.processes, own_server=plan.host is None,
+            load.users_max, load.seconds, plan.out, processes=load.processes, server_processes=run.target.processes,
+            sources=load.source_addresses, target=urlsplit(plan.host or "").hostname or "", own_server=plan.host is None,
             bytes_per_token=per_token, tokens_per_s=100_000.0 if load.record_tokens else 0.0,
         )  # fmt: skip
         if missing:

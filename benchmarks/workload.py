@@ -95,6 +95,9 @@ class Load:
         default=None, metadata=key("integer", "length of a generated prompt", "--prompt-bytes", minimum=1, maximum=1 << 16)
     )
     users_file: str | None = field(default=None, metadata=key("file", "headers, tokens and URLs of single users (CSV)", "--users-file"))
+    source_addresses: tuple[str, ...] = field(
+        default=(), metadata=key("addresses", "local addresses to connect from in turn; each has its own ports", "--source-address")
+    )
     compression: bool = field(default=False, metadata=key("flag", "ask the server for permessage-deflate", "--compression"))
     connect_timeout_s: float | None = field(
         default=None, metadata=key("number", "how long a connect may take", "--connect-timeout", minimum=0.1)
@@ -139,6 +142,8 @@ class Load:
                 out += [held.option] if value else []
             elif held.kind == "query":
                 out.append(f"{held.option}={urlencode(value)}")
+            elif held.kind == "addresses":
+                out.append(f"{held.option}={','.join(value)}")
             elif held.kind == "steps":
                 out.append(f"{held.option}=" + ",".join(f"{users}:{plain(seconds)}" for users, seconds in value))
             else:

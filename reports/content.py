@@ -195,8 +195,7 @@ def _counts(summary: Summary) -> list[dict[str, Any]]:
     connections = rows("connections", names, {"attempted", "failed"})
     connections += [(f"failed: {CONNECT_ERRORS.get(kind, kind)}", count(n)) for kind, n in counts["connections"]["failed_by_kind"].items()]
     connections += [(f"closed with {code}", count(n)) for code, n in counts["connections"]["closed_by_code"].items()]
-    if summary["server"]["leaked_connections"] is not None:
-        connections.append(("left open on the server", count(summary["server"]["leaked_connections"])))
+    connections += holding_rows(summary)
     names = ["tokens", "messages", "coalesced", "unstamped", "clamped", "ghost_tokens", "double_ends"]
     groups: list[dict[str, Any]] = [
         {"title": "Conversations", "rows": rows("conversations", ["started", *OUTCOMES, "unknown", "tainted"], {"started"})},
@@ -211,6 +210,25 @@ def _counts(summary: Summary) -> list[dict[str, Any]]:
         offered = [("offered/s", significant(load["offered_per_s"])), ("achieved/s", in_unit(load["achieved_per_s"], "1/s"))]
         groups.append({"title": "Load in the window", "rows": [*offered, ("dropped", count(load["dropped"]))]})
     return groups
+
+
+def holding_rows(summary: Summary) -> Rows:
+    """What it took to open and to hold the connections, and the server's own count beside ours."""
+    holding, leaked = summary.get("holding") or {}, summary["server"]["leaked_connections"]
+    rows = []
+    if holding.get("opening_rate_per_s"):
+        rows.append(("opened a second", significant(holding["opening_rate_per_s"])))
+    if holding.get("held"):
+        rows.append(("held through the window", count(holding["held"])))
+    if holding.get("server_difference_max") is not None:
+        rows.append(("the server's count, apart at most", count(holding["server_difference_max"])))
+    if leaked is not None:
+        rows.append(("left open on the server", count(leaked)))
+    for side in ("generator", "server"):
+        each = holding.get(f"{side}_bytes_per_connection")
+        if each is not None:
+            rows.append((f"memory each, {side}", f"{significant(each / 1024)} KiB"))
+    return rows
 
 
 def _calibration(calibration: Any) -> str:

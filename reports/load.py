@@ -123,7 +123,7 @@ class Run:
 
     def per_second(self) -> pd.DataFrame:
         """Counters and gauges summed over workers, the server's own as read last; a row a second, indexed by it, without gaps."""
-        ours, servers = [*COUNTERS, *GAUGES], ["server_open", "server_streaming", "server_tokens", "server_cpu_ns"]
+        ours, servers = [*COUNTERS, *GAUGES], ["server_open", "server_streaming", "server_tokens", "server_cpu_ns", "server_rss_bytes"]
         if not len(self.intervals):
             return pd.DataFrame(columns=ours + servers)
         by_second = self.intervals.groupby("second")

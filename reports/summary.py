@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from .counts import count_connections, count_conversations, count_tokens, list_errors, measure_load, read_server
+from .holding import measure_holding
 from .instrument import measure_instrument
 from .load import Run, load_run
 from .measures import Censored, measure
@@ -77,6 +78,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "steps": [measure_step(run, step) for step in window.steps] if len(window.steps) > 1 else [],
         "instrument": measure_instrument(run, lag),
         "server": read_server(run),
+        "holding": measure_holding(run),
         "environment": metadata.get("environment") or {}, "versions": metadata.get("versions") or {}, "git": metadata.get("git"),
         "calibration": metadata.get("calibration"),
     }  # fmt: skip

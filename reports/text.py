@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .content import verdict_title
+from .content import holding_rows, verdict_title
 from .measures import headline_metric
 from .units import count, in_unit, percentile_text, shown_unit, significant
 
@@ -84,6 +84,8 @@ def count_lines(summary: Summary) -> list[str]:
         f"connections    {count(connections['succeeded'])} of {count(connections['attempted'])} connected, "
         f"{count(connections['open_max'])} open at most, {count(connections['closed_abnormal'])} closed abnormally"
     )
+    if (held := holding_rows(summary)) and summary["holding"]["generator_bytes_per_connection"] is not None:
+        lines.append("holding        " + ", ".join(f"{name} {text}" for name, text in held))
     if stop["stopped"]:
         lines.append(
             f"stops          {count(stop['stopped'])} took effect, {count(stop['crossed'])} crossed the end, "

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.keys import ScenarioError, keys
+from benchmarks.options import overrides, parse
 from benchmarks.scenario import CATALOGUE, SECTIONS, SUITES, Scenario, catalogue, find, read, suite
 from benchmarks.workload import Load, override
 from loadtest.metrics import MINIMUM_SAMPLES
@@ -41,8 +42,9 @@ class TestCatalogue:
     def test_every_file_is_read_and_bears_its_name(self) -> None:
         assert {scenario.name for scenario in catalogue()} == {path.stem for path in CATALOGUE.glob("*.toml")}
 
-    def test_it_has_the_five_questions(self) -> None:
-        assert {scenario.name for scenario in catalogue()} == {"smoke", "ladder", "stop", "connections", "pingpong"}
+    def test_it_has_the_questions(self) -> None:
+        known = {scenario.name for scenario in catalogue()}
+        assert known >= {"smoke", "ladder", "stop", "connections", "pingpong", "connections-25k"}
         assert all(scenario.question.endswith("?") for scenario in catalogue())
 
     def test_suites_name_scenarios_of_the_catalogue(self) -> None:
@@ -75,6 +77,19 @@ class TestCatalogue:
         (run,) = read(find("connections")).runs
         assert run.load.users_max >= 2000
         assert 0.5 < run.load.idle_share < 1
+
+    def test_25k_connections_all_converse_slowly_and_nothing_is_cut(self) -> None:
+        (run,) = read(find("connections-25k")).runs
+        load = run.load
+        assert (load.users_max, load.idle_share, load.processes, run.target.processes) == (25_000, 0, 2, 2)
+        assert load.gap_ms is not None
+        assert load.gap_ms >= 2500
+        assert load.window == 1
+        answer_s = (load.tokens - 1) * load.gap_ms / 1e3 + (load.ttft_ms or 0) / 1e3
+        assert load.stop_timeout_s > answer_s
+        assert load.warm_up_s > load.users_max / load.connect_rate_per_s
+        assert len(load.source_addresses) == 2
+        assert "--source-address=127.0.0.1,127.0.0.2" in load.options()
 
 
 class TestReading:
@@ -156,6 +171,9 @@ MISTAKES = {
     "stop is no table": (WHOLE + "stop = 1\n", "load.stop: expected a table, found 1"),
     "load is no table": (WHOLE.replace("[load]\nusers = 10\nrun_time_s = 5", "load = 3"), "load: expected a table, found 3"),
     "a query of lists": (WHOLE + "query = { tokens = [1] }\n", "load.query: expected a table of query parameters"),
+    "an address that is none": (WHOLE + 'source_addresses = ["127.0.0.300"]\n', "load.source_addresses: expected a list of IP addresses"),
+    "an address that is a number": (WHOLE + "source_addresses = [1]\n", "load.source_addresses: expected a list of IP addresses"),
+    "addresses that are no list": (WHOLE + "source_addresses = 1\n", "load.source_addresses: expected a list of IP addresses"),
     "a prompt file that is not there": (WHOLE + 'prompts = "none.txt"\n', "load.prompts: expected the path of an existing file"),
     "variants that are no tables": ("variant = 3\n" + WHOLE, "variant: expected a list of tables ([[variant]]), found 3"),
     "a variant without a name": (WHOLE + "[[variant]]\nload = {}\n", "expected variant 1: name"),
@@ -244,6 +262,13 @@ class TestOptions:
 
 
 class TestOverrides:
+    def test_addresses_stand_in_one_text_and_an_empty_one_takes_them_away(self) -> None:
+        given = overrides(parse(["bench", "--source-address", "127.0.0.1, 127.0.0.2"]))
+        assert given == {"source_addresses": ("127.0.0.1", "127.0.0.2")}
+        (run,) = read(find("connections-25k"), overrides(parse(["bench", "--source-address="]))).runs
+        assert run.load.source_addresses == ()
+        assert not any(option.startswith("--source-address") for option in run.load.options())
+
     def test_lie_over_the_file(self, tmp_path: Path) -> None:
         (run,) = read_text(tmp_path, WHOLE, users=3, window=8).runs
         assert (run.load.users, run.load.window, run.load.run_time_s) == (3, 8, 5)
