@@ -173,6 +173,7 @@ class Lifecycle:
             self._ladder.kill(block=False)
         self._ladder = None
         self.measurement.stop_starting()
+        self.measurement.let_end()
 
     def _on_stop(self, **_: Any) -> None:
         if not self._active:

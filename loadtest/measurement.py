@@ -30,6 +30,9 @@ from .users import OpenLoop
 
 logger = logging.getLogger("streamgauge")
 
+_ENDED_POLL_S = 0.02
+_LEAST_STOP_S = 0.001
+
 
 class Measurement:
     """One process's measuring, one run after another; ``stop_run`` is called when the record cannot be written any more."""
@@ -42,6 +45,7 @@ class Measurement:
         self._stop_run = stop_run
         self._writer: RawWriter | None = None
         self._scraper: gevent.Greenlet[..., None] | None = None
+        self._stop_timeout_s: float | None = None
 
     @property
     def _runner(self) -> Any:
@@ -90,8 +94,26 @@ class Measurement:
             if self.run.open_loop is not None:
                 self.run.open_loop.stop()
 
+    def let_end(self) -> None:
+        """Give the conversations in flight the stop timeout to end, and their users to leave, before Locust asks all users at once.
+
+        Asking thousands stalls the process for a second, in the middle of answers that then read late.
+        """
+        run, allowed_s = self.run, float(self.environment.stop_timeout or 0)
+        if run is None or not allowed_s or self._stop_timeout_s is not None:
+            return
+        self._stop_timeout_s = allowed_s
+        deadline = time.monotonic() + allowed_s
+        while run.engine.streaming and time.monotonic() < deadline:
+            gevent.sleep(_ENDED_POLL_S)
+        # Locust gives those that are left what is left; nothing would mean that it cuts them without their own end.
+        self.environment.stop_timeout = max(_LEAST_STOP_S, deadline - time.monotonic())
+
     def end(self) -> None:
         """Close what is open, write the last of the record and its end mark."""
+        if self._stop_timeout_s is not None:
+            self.environment.stop_timeout = self._stop_timeout_s
+            self._stop_timeout_s = None
         run, writer = self.run, self._writer
         if run is None or writer is None:
             return

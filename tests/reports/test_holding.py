@@ -111,6 +111,7 @@ def test_few_connections_say_nothing_about_memory(models: Callable[[str], Synthe
 def test_the_rows_say_it_in_words() -> None:
     summary = {"holding": measure_holding(made_run(two_workers(), range(6, 10))), "server": {"leaked_connections": 2}}
     assert dict(holding_rows(summary)) == {
-        "held through the window": "5\N{NARROW NO-BREAK SPACE}000", "the server's count, apart at most": "0", "left open on the server": "2",
+        "held through the window": "5\N{NARROW NO-BREAK SPACE}000",
+        "the server's count, apart at most": "0", "left open on the server": "2",
         "memory each, generator": "12.0 KiB", "memory each, server": "20.0 KiB",
     }  # fmt: skip
