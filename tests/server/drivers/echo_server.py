@@ -11,14 +11,15 @@ import dataclasses
 import sys
 from typing import Any
 
+from websockets.frames import Frame, Opcode
+from websockets.protocol import OPEN, Event
+
 from server import app, wire
 from server.app import Settings, StreamServer
 from server.counters import Block
 from server.parameters import Plan
 from server.processes import bind
 from server.protocol import CLOSE_GOING_AWAY, CLOSE_TOO_BIG
-from websockets.frames import Frame, Opcode
-from websockets.protocol import OPEN, Event
 
 
 class Echo:
