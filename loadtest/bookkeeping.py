@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from locust.env import Environment
@@ -21,6 +21,7 @@ from .probe import probe
 from .run_directory import RunDirectory
 from .run_metadata import Ending, end_record, first_metadata, new_path, read_scenario
 from .settings import Settings, SettingsError, check_settings
+from .shipping import Intake
 from .target_metrics import read_settled_metrics, read_target_metrics
 
 logger = logging.getLogger("streamgauge")
@@ -33,6 +34,7 @@ class Bookkeeping:
         self.environment = environment
         self.options = options
         self.directory: RunDirectory | None = None
+        self.intake: Intake | None = None
         self.settings: Settings | None = None
         self.clock = Clock()
         self._live = live
@@ -85,8 +87,8 @@ class Bookkeeping:
             raise SettingsError(f"cannot serve metrics on {where}: {error.strerror}; choose another --metrics-port") from None
         self._serving = True
 
-    def begin(self, expected_workers: Callable[[], int], connects_per_s: float) -> Path:
-        """Make the directory of a new run and leave in the options what workers need to know of it; returns its path.
+    def begin(self, expected_workers: Callable[[], Sequence[str]], connects_per_s: float) -> RunDirectory:
+        """Make the directory of a new run and leave in the options what workers need to know of it; returns it.
 
         SettingsError, RunDirectoryError or OSError when the run cannot begin.
         """
@@ -107,30 +109,34 @@ class Bookkeeping:
         self._server = {} if first is None else {"first": first, "last": first}
         workers = expected_workers()
         origin = time.time_ns()
-        self.directory = RunDirectory.create(
-            path,
-            first_metadata(
-                settings, options, self.options, name=path.name, scenario=scenario, started=started, origin_wall_ns=origin,
-                expected_workers=workers, about=about, server=self._server,
-            ),
+        metadata = first_metadata(
+            settings, options, self.options, name=path.name, scenario=scenario, started=started, origin_wall_ns=origin,
+            expected_workers=len(workers), about=about, server=self._server,
         )  # fmt: skip
-        # Locust sends unknown option names to its workers with the order to start; that is how they learn where to write.
+        directory = self.directory = RunDirectory.create(path, metadata)
+        run, token = secrets.token_hex(6), secrets.token_hex(16)
+        self.intake = Intake(directory, run, token)
+        # Locust sends unknown option names to its workers with the order to start; that is how they learn what to measure.
         options.streamgauge_run = {
-            "path": str(path.resolve()),
+            "id": run,
+            "token": token,
+            "name": path.name,
+            "about": {**metadata, "server": {"scraped": False}, "calibration": None},
             "origin_wall_ns": origin,
-            "workers": workers,
+            "workers": len(workers),
+            "positions": {name: position for position, name in enumerate(workers)},
             "scraped": bool(self._server),
             "connects_per_s": settings.connect_rate_per_s or connects_per_s,
         }
         self._window, self._steps = {}, []
         logger.info("writing %s", path)
-        return path
+        return directory
 
     def discard(self) -> None:
         """Leave nothing of a run that was refused."""
         if self.directory is not None:
             shutil.rmtree(self.directory.path, ignore_errors=True)
-        self.directory = None
+        self.directory = self.intake = None
 
     def users_stable(self, users: int) -> None:
         """Note that so many users are there from now on."""
@@ -146,6 +152,8 @@ class Bookkeeping:
         """Finish the directory of the run that has ended; returns its status."""
         directory, settings = self.directory, self.settings
         assert directory is not None
+        if self.intake is not None:
+            self.intake.close()
         drain_end = self.since_origin()
         if self._server and settings is not None:
             self._server["last"] = read_settled_metrics(settings.uri, settings.tls) or self._server["last"]
@@ -166,7 +174,7 @@ class Bookkeeping:
             logger.error("cannot write %s: %s", directory.path / "run.json", error.strerror)
             status = "degraded"
         logger.info("wrote %s (%s); for the report: python -m reports build %s", directory.path, status, directory.path)
-        self.directory = None
+        self.directory = self.intake = None
         return status
 
     def since_origin(self) -> int:

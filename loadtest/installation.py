@@ -12,9 +12,10 @@ from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 from .feed import refine_locust
-from .lifecycle import EXIT_USAGE, Lifecycle
+from .lifecycle import Lifecycle
 from .run_directory import warm_up
 from .settings import DRAIN_S, SettingsError, add_options
+from .worker import EXIT_USAGE
 
 
 def install(events: Any) -> None:
@@ -24,6 +25,8 @@ def install(events: Any) -> None:
     def on_parser(parser: Any, **_: Any) -> None:
         before = {action.dest for action in parser._actions}
         add_options(parser)
+        # Locust's own default listens to every machine that can reach this one.
+        parser.set_defaults(master_bind_host="127.0.0.1")
         names.extend(action.dest for action in parser._actions if action.dest not in before)
 
     def on_init(environment: Environment, runner: Any, **_: Any) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import time
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import gevent
@@ -13,18 +14,20 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from .bookkeeping import Bookkeeping
+from .clock_offset import Offset
+from .fleet import STOP, Fleet
+from .gate import Gate, warn_if_exposed
 from .interrupts import interrupt_between_switches, interrupt_main
 from .live import LiveView
 from .measurement import Measurement
-from .run_directory import RunDirectory, RunDirectoryError
+from .run_directory import RunDirectory, RunDirectoryError, write_text
 from .settings import Settings, SettingsError
+from .worker import EXIT_DEGRADED, EXIT_USAGE, Worker
 
 logger = logging.getLogger("streamgauge")
 
-EXIT_DONE, EXIT_BUG, EXIT_USAGE, EXIT_DEGRADED, EXIT_INTERRUPTED = 0, 1, 2, 12, 130
-_WORKERS_END_S = 30.0
+EXIT_DONE, EXIT_BUG, EXIT_INTERRUPTED = 0, 1, 130
 _MASTER_ANSWERS_S = 5.0
-_STOP_MESSAGE = "streamgauge_stop"
 
 
 class Lifecycle:
@@ -48,16 +51,21 @@ class Lifecycle:
         self._interrupts = 0
         self._spawned = Event()
         self._ladder: gevent.Greenlet[..., None] | None = None
-        self._expected: set[str] = set()
         events: Any = environment.events
         events.test_start.add_listener(self._on_start)
         events.spawning_complete.add_listener(self._on_spawned)
         events.test_stopping.add_listener(self._on_stopping)
         events.test_stop.add_listener(self._on_stop)
         events.quitting.add_listener(self._on_quitting)
-        if isinstance(self._runner, WorkerRunner):
+        self.fleet: Fleet | None = None
+        self.worker: Worker | None = None
+        if isinstance(self._runner, MasterRunner):
+            self.fleet = self._follow_workers()
+        elif isinstance(self._runner, WorkerRunner):
+            self.worker = Worker(environment, self._runner.stop)
+            self.measurement.written = self.worker.wake
             # In a greenlet of its own: it lasts until the conversations have ended, and heartbeats must be answered meanwhile.
-            self._runner.register_message(_STOP_MESSAGE, lambda **_: self._runner.stop(), concurrent=True)
+            self._runner.register_message(STOP, lambda **_: self._runner.stop(), concurrent=True)
         events.report_to_master.add_listener(self._on_report)
         events.worker_report.add_listener(self._on_worker_report)
         interrupt_between_switches(self._take_interrupt)
@@ -80,12 +88,12 @@ class Lifecycle:
     def _headless(self) -> bool:
         return bool(getattr(self.environment.parsed_options, "headless", False))
 
-    def _name(self, client: str) -> str:
-        """The master's name for a worker, which is the worker's own."""
-        return f"w{self._runner.get_worker_index(client)}"
-
-    def _worker_name(self) -> str:
-        return f"w{max(0, int(getattr(self._runner, 'worker_index', 0)))}"
+    def _follow_workers(self) -> Fleet:
+        options: Any = self.environment.parsed_options
+        key, options.channel_key = options.channel_key, ""  # a master's options go to its workers, over the channel
+        warn_if_exposed(self._runner.master_bind_host, self._runner.server.port, key)
+        gate = Gate(self._runner, key, family_only=bool(options.processes))
+        return Fleet(self.environment, self.books, gate, self._on_unwritable)
 
     # A run begins.
 
@@ -95,22 +103,38 @@ class Lifecycle:
             if self._keeps_directory:
                 self._begin_directory()
             if self._has_users:
-                options: Any = self.environment.parsed_options
-                self.measurement.begin(self.books.read_settings(), options.streamgauge_run, self._worker_name(), self.books.clock)
+                self._begin_measuring()
                 self._active = True
         except (SettingsError, RunDirectoryError, OSError) as error:
             self._refuse(str(error))
 
     def _begin_directory(self) -> None:
         self.exit_code = EXIT_DONE
+        self.measurement.broken = None
         options: Any = self.environment.parsed_options
-        self.books.begin(self._expect_workers, float(getattr(self._runner, "spawn_rate", 0) or options.spawn_rate or 1))
+        workers = self._alone if self.fleet is None else self.fleet.begin
+        self.books.begin(workers, float(getattr(self._runner, "spawn_rate", 0) or options.spawn_rate or 1))
         self._interrupted = False
         self._active = True
 
-    def _expect_workers(self) -> int:
-        self._expected = {self._name(node.id) for node in self._runner.clients.ready} if isinstance(self._runner, MasterRunner) else {"w0"}
-        return len(self._expected)
+    @staticmethod
+    def _alone() -> Sequence[str]:
+        return ["w0"]
+
+    def _begin_measuring(self) -> None:
+        options: Any = self.environment.parsed_options
+        where, settings, worker = options.streamgauge_run, self.books.read_settings(), self.worker
+        if worker is None:
+            assert self.books.directory is not None
+            record, name, offset = self.books.directory, "w0", Offset(0, 0)
+        else:
+            record, name, offset = worker.make_record(where), worker.name, worker.membership.offset
+        writer = self.measurement.begin(settings, where, name, self.books.clock, record, offset)
+        # Not forced to disk: the first users wait.
+        (record.path / "raw" / f"{name}.json").write_text(json.dumps(self.measurement.describe()), encoding="utf-8")
+        if worker is not None:
+            worker.ship(record, writer, where, self.measurement.describe())
+
 
     def _refuse(self, sentence: str) -> NoReturn:
         """The run cannot start: say why, leave nothing half made, stop what has begun."""
@@ -181,7 +205,7 @@ class Lifecycle:
         self._active = False
         try:
             if self._has_users:
-                self.measurement.end()
+                self._end_measuring()
             if self._keeps_directory and self.books.directory is not None:
                 self._end_directory(self.books.directory)
         finally:
@@ -204,26 +228,32 @@ class Lifecycle:
         if not self._draining and not self._idle.is_set():
             interrupt_main()
 
+    def _end_measuring(self) -> None:
+        record = self.books.directory if self.worker is None else self.worker.record
+        information = self.measurement.end()
+        if information is None or record is None:
+            return
+        try:
+            write_text(record.path / "raw" / f"{information['worker']}.json", json.dumps(information))
+        except OSError as error:
+            self.measurement.broken = self.measurement.broken or str(error.strerror or error)
+        if self.worker is not None:
+            self.worker.deliver(information)
+
     def _end_directory(self, directory: RunDirectory) -> None:
-        lost = self._wait_for_workers(directory)
+        if self.fleet is None:
+            lost = [name for name, ended in directory.workers_ended().items() if not ended]
+        else:
+            lost = self.fleet.wait_for_records()
         status = self.books.end(lost, self.measurement.broken, self._interrupted)
         self.exit_code = {"degraded": EXIT_DEGRADED, "aborted": EXIT_INTERRUPTED}.get(status, self.exit_code)
 
-    def _wait_for_workers(self, directory: RunDirectory) -> list[str]:
-        """Wait, bounded, until every worker's raw file bears its end mark; the names of those that never came to it."""
-        if not isinstance(self._runner, MasterRunner):
-            return [name for name, ended in directory.workers_ended().items() if not ended]
-        # At the end of --run-time Locust tells the master that the test has stopped before it tells the workers to stop.
-        self._runner.send_message(_STOP_MESSAGE)
-        deadline = time.monotonic() + float(self.environment.stop_timeout or 0) + _WORKERS_END_S
-        while True:
-            clients = self._runner.clients
-            here = {self._name(identity) for identity in clients} - {self._name(node.id) for node in clients.missing}
-            # Looked at in this order: a worker leaves only after its end mark.
-            lost = self._expected - {name for name, ended in directory.workers_ended().items() if ended}
-            if not lost & here or time.monotonic() > deadline:
-                return sorted(lost)
-            gevent.sleep(0.05)
+    def _on_unwritable(self, reason: str) -> None:
+        """The master cannot write what its workers send."""
+        if self.measurement.broken is None:
+            self.measurement.broken = reason
+            logger.error("cannot write the workers' records: %s; the run is stopped, what was written is kept", reason)
+            gevent.spawn(self._stop_run)
 
     def _on_quitting(self, **_: Any) -> None:
         if self._active and not self._draining:

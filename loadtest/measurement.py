@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -17,13 +15,14 @@ from locust.runners import WorkerRunner
 from .adapter import load_adapter
 from .arrivals import Pacing, constant, deal, poisson
 from .clock import Clock
+from .clock_offset import Offset
 from .engine import Engine
 from .feed import feed
 from .live import LiveView
 from .opening import KERNEL_STAMPS
 from .recorder import Flush, Recorder
 from .run import Run, make_target
-from .run_directory import RawWriter, write_text
+from .run_directory import RawWriter, RunDirectory
 from .settings import Settings
 from .target_metrics import interval_columns, read_target_metrics
 from .users import OpenLoop
@@ -35,12 +34,16 @@ _LEAST_STOP_S = 0.001
 
 
 class Measurement:
-    """One process's measuring, one run after another; ``stop_run`` is called when the record cannot be written any more."""
+    """One process's measuring, one run after another.
+
+    ``stop_run`` is called when the record cannot be written any more, ``written`` whenever a second of it has been.
+    """
 
     def __init__(self, environment: Environment, live: LiveView, stop_run: Callable[[], None]) -> None:
         self.environment = environment
         self.run: Run | None = None
         self.broken: str | None = None
+        self.written: Callable[[], None] = lambda: None
         self._live = live
         self._stop_run = stop_run
         self._writer: RawWriter | None = None
@@ -51,14 +54,22 @@ class Measurement:
     def _runner(self) -> Any:
         return self.environment.runner
 
-    def begin(self, settings: Settings, where: Mapping[str, Any], worker: str, clock: Clock) -> None:
-        """Start to measure as ``worker`` in the run that ``where`` describes; RunDirectoryError or OSError when it cannot be written."""
-        origin = int(where["origin_wall_ns"]) - clock.offset
+    def begin(
+        self, settings: Settings, where: Mapping[str, Any], worker: str, clock: Clock, record: RunDirectory, offset: Offset
+    ) -> RawWriter:
+        """Start to measure as ``worker`` in the run that ``where`` describes; the record goes into ``record``.
+
+        ``offset`` is how this machine's wall clock stands to the one that the run's origin was read from. RunDirectoryError or OSError
+        when the record cannot be written.
+        """
+        origin = int(where["origin_wall_ns"]) + offset.offset_ns - clock.offset
         self.broken = None
-        self._writer = RawWriter(Path(where["path"]), worker)
+        writer = self._writer = record.writer(worker)
         recorder = Recorder(worker, origin, self._writer, settings.record_tokens)
         engine = Engine(recorder, clock, settings.stall_timeout_s, settings.record_tokens)
-        position, workers = int(worker[1:]), int(where["workers"])
+        workers = int(where["workers"])
+        # One that comes late has its place behind those that the run began with.
+        position = where["positions"].get(worker, int(worker[1:]))
         engine.pacing = Pacing(float(where["connects_per_s"]) / workers)
         engine.users = lambda: int(self._runner.user_count)
         engine.flushed = self._on_flush
@@ -68,7 +79,7 @@ class Measurement:
         open_loop = OpenLoop(mine, settings.drop_when_full, recorder) if settings.open_loop else None
         self.run = Run(
             settings=settings, worker=worker, engine=engine, adapter=load_adapter(settings.adapter),
-            target=make_target(settings, settings.uri, trace=Path(where["path"]).name if settings.trace else None), open_loop=open_loop,
+            target=make_target(settings, settings.uri, trace=where["name"] if settings.trace else None), open_loop=open_loop,
             users_of=lambda: self._runner.user_count, position=position % workers, workers=workers,
         )  # fmt: skip
         self.environment.streamgauge_run = self.run  # type: ignore[attr-defined]  # users find it there
@@ -77,6 +88,20 @@ class Measurement:
         if where["scraped"] and position == 0:
             self._scraper = gevent.spawn(self._scrape, settings)
         engine.start()
+        return writer
+
+    def describe(self) -> dict[str, Any]:
+        """Who measures here: for run.json."""
+        run = self.run
+        assert run is not None
+        anchor = run.engine.clock.anchor
+        return {
+            "worker": run.worker,
+            "pid": os.getpid(),
+            "clock": "kernel" if KERNEL_STAMPS else "user",
+            "anchor": {"wall_ns": anchor.wall_ns, "monotonic_ns": anchor.monotonic_ns, "uncertainty_ns": anchor.uncertainty_ns},
+            "cpu_count": os.cpu_count(),
+        }
 
     def forget(self) -> None:
         """Drop what was begun and never ran."""
@@ -109,14 +134,14 @@ class Measurement:
         # Locust gives those that are left what is left; nothing would mean that it cuts them without their own end.
         self.environment.stop_timeout = max(_LEAST_STOP_S, deadline - time.monotonic())
 
-    def end(self) -> None:
-        """Close what is open, write the last of the record and its end mark."""
+    def end(self) -> dict[str, Any] | None:
+        """Close what is open, write the last of the record and its end mark; who measured and how it ended, None when nobody did."""
         if self._stop_timeout_s is not None:
             self.environment.stop_timeout = self._stop_timeout_s
             self._stop_timeout_s = None
         run, writer = self.run, self._writer
         if run is None or writer is None:
-            return
+            return None
         engine = run.engine
         gevent.joinall([gevent.spawn(stream.close, timeout_s=0.5) for stream in list(engine.streams)])
         engine.stop()
@@ -124,22 +149,13 @@ class Measurement:
         if self._scraper is not None:
             self._scraper.kill()
             self._scraper = None
-        anchor = engine.clock.anchor
-        information = {
-            "worker": run.worker,
-            "pid": os.getpid(),
-            "clock": "kernel" if KERNEL_STAMPS else "user",
-            "anchor": {"wall_ns": anchor.wall_ns, "monotonic_ns": anchor.monotonic_ns, "uncertainty_ns": anchor.uncertainty_ns},
-            "cpu_count": os.cpu_count(),
-            "broken": self.broken,
-            "ended_at_ns": ended,
-        }
         try:
-            write_text(writer.path.with_suffix(".json"), json.dumps(information))
             writer.end()
         except OSError as error:
             self.broken = self.broken or str(error.strerror or error)
+        information = {**self.describe(), "broken": self.broken, "ended_at_ns": ended}
         self.run = self._writer = None
+        return information
 
     def _scrape(self, settings: Settings) -> None:
         while True:
@@ -151,6 +167,7 @@ class Measurement:
 
     def _on_flush(self, flush: Flush) -> None:
         feed(self.environment.stats, flush)
+        self.written()
         self._live.add(flush, ship=isinstance(self._runner, WorkerRunner))
 
     def _on_broken(self, error: OSError) -> None:

@@ -106,6 +106,7 @@ _END = 255
 _MAGIC = b"SGf1"
 _HEADER = struct.Struct("<4sBQI")
 _PREFIX = struct.Struct("<BQ")
+HEADER_BYTES = _HEADER.size
 
 
 class RunDirectoryError(Exception):
@@ -171,6 +172,29 @@ class RawWriter:
 def _header(number: int, body: bytes | memoryview) -> bytes:
     """A frame's header; the checksum covers table number and length too, or a flipped bit would send rows to another table."""
     return _HEADER.pack(_MAGIC, number, len(body), zlib.crc32(body, zlib.crc32(_PREFIX.pack(number, len(body)))))
+
+
+def frame_bytes(header: bytes) -> int:
+    """How many bytes the frame has that begins with ``header`` (``HEADER_BYTES`` of them); ValueError when no frame begins so."""
+    magic, number, length, _ = _HEADER.unpack(header) if len(header) == HEADER_BYTES else (b"", 0, 0, 0)
+    if magic != _MAGIC or not (number == _END or number in _TABLE_NAMES):
+        raise ValueError("expected the header of a frame")
+    return HEADER_BYTES + int(length)
+
+
+def sound_bytes(data: bytes) -> int:
+    """How many bytes of ``data``, from its start, are whole frames with the right checksum."""
+    view, offset = memoryview(data), 0
+    while offset < len(data):
+        header = bytes(view[offset : offset + HEADER_BYTES])
+        try:
+            end = offset + frame_bytes(header)
+        except ValueError:
+            break
+        if end > len(data) or header != _header(header[len(_MAGIC)], view[offset + HEADER_BYTES : end]):
+            break
+        offset = end
+    return offset
 
 
 def warm_up() -> None:

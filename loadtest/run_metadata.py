@@ -106,9 +106,11 @@ def end_record(directory: RunDirectory, ending: Ending) -> str:
     ends: list[int] = []
     for path in sorted((directory.path / "raw").glob("*.json")):
         information = json.loads(path.read_text(encoding="utf-8"))
-        # The record ends here; what follows (a target that leaks is waited for) is no time that anybody failed to record.
-        ends.append(information.pop("ended_at_ns"))
-        if information["broken"]:
+        # The record ends there; what follows (a target that leaks is waited for) is no time that anybody failed to record.
+        # One that was lost has said who it is, and no more.
+        if (ended := information.pop("ended_at_ns", None)) is not None:
+            ends.append(ended)
+        if information.get("broken"):
             reasons.append(f"worker {information['worker']} could not write its record: {information['broken']}")
         seen.append(information)
         path.unlink()

@@ -19,7 +19,7 @@ from websockets.uri import WebSocketURI, parse_uri
 from .arrivals import StopPlan
 from .population import HEADER_NAME, Person, PopulationError, read_people, read_prompts
 
-SECRETS = ("bearer_token", "header")
+SECRETS = ("bearer_token", "header", "channel_key")
 # All but the reference server's own, which say how many tokens and how long.
 _SECRET_NAME = re.compile(r"(?!(?:tokens|token_bytes|tokens_cv)$).*(?:token|key|secret|passw|pwd|auth|sig|jwt|credential)", re.IGNORECASE)
 DRAIN_S = 5.0
@@ -75,6 +75,8 @@ def add_options(parser: Any) -> None:
     add("--scenario-file", default="", include_in_web_ui=False, help="JSON that describes the scenario, kept in run.json")
     add("--runs-folder", default="runs", help="where run directories are made")
     add("--run-dir", default="", include_in_web_ui=False, help="this run's directory, which must not exist; empty = a new one by time")
+    add("--channel-key", default="", is_secret=True, include_in_web_ui=False, help="a word that master and workers must share")
+    add("--worker-folder", default="", include_in_web_ui=False, help="where a worker keeps its record until the master has it")
     add("--metrics-port", type=int, default=0, include_in_web_ui=False, help="serve live figures for Prometheus on this port; 0 = no")
     add("--metrics-host", default="127.0.0.1", include_in_web_ui=False, help="address for --metrics-port")
 

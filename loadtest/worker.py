@@ -1,0 +1,109 @@
+"""What a worker does beside measuring: keep a record of its own, have it carried to the master, and stop when there is none any more."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gevent
+from locust.env import Environment
+from locust.rpc import Message
+
+from .courier import ACKNOWLEDGEMENT, Courier
+from .gate import machine
+from .membership import ORPHAN_DRAIN_S, SILENCE_S, Membership
+from .run_directory import RawWriter, RunDirectory
+
+logger = logging.getLogger("streamgauge")
+
+FOLDER = "workers"
+EXIT_USAGE, EXIT_DEGRADED = 2, 12
+
+
+class Worker:
+    """One worker's side of one run after another. ``stop_loading`` ends the run in this process; it is called when the master is gone."""
+
+    def __init__(self, environment: Environment, stop_loading: Callable[[], None]) -> None:
+        self.environment = environment
+        self._stop_loading = stop_loading
+        self._courier: Courier | None = None
+        options: Any = environment.parsed_options
+        # The master's options replace ours when it starts a run; where a worker writes is its own affair.
+        own = options.worker_folder or (Path(options.run_dir).parent if options.run_dir else options.runs_folder)
+        self._folder = Path(own).resolve() / FOLDER
+        self.membership = Membership(self._runner, options.channel_key, self._on_refused, self._on_orphaned)
+        self._runner.register_message(ACKNOWLEDGEMENT, self._on_answer)
+
+    @property
+    def _runner(self) -> Any:
+        return self.environment.runner
+
+    @property
+    def name(self) -> str:
+        """What the master calls this worker."""
+        return f"w{max(0, int(self._runner.worker_index))}"
+
+    @property
+    def record(self) -> RunDirectory | None:
+        """This worker's record of the run that goes on."""
+        return None if self._courier is None else self._courier.record
+
+    def make_record(self, where: Mapping[str, Any]) -> RunDirectory:
+        """A run directory of this worker's own for the run that ``where`` describes; RunDirectoryError when it cannot be made."""
+        path, number = self._folder / f"{where['name']}.{self.name}", 2
+        while os.path.lexists(path):
+            path, number = self._folder / f"{where['name']}.{self.name}-{number}", number + 1
+        about = {**where["about"], "name": path.name, "workers": {"expected": 1, "seen": [], "lost": [], "bad_bytes": {}}}
+        return RunDirectory.create(path, {**about, "part_of": {"run": where["name"], "id": where["id"], "worker": self.name}})
+
+    def describe(self, record: RunDirectory) -> dict[str, Any]:
+        """Where this worker is and how its clock stands to the master's, for run.json."""
+        offset = self.membership.offset
+        clock = {"offset_ns": offset.offset_ns, "uncertainty_ns": offset.uncertainty_ns, "same_machine": self.membership.same_machine}
+        return {"machine": machine(), "record": str(record.path), "master_clock": clock}
+
+    def ship(self, record: RunDirectory, writer: RawWriter, where: Mapping[str, Any], information: Mapping[str, Any]) -> None:
+        """Begin to carry the record to the master."""
+        self._courier = Courier(self._runner, record, writer, where, {**information, **self.describe(record)})
+
+    def wake(self) -> None:
+        """A second of the record has been written."""
+        if self._courier is not None:
+            self._courier.wake()
+
+    def deliver(self, information: Mapping[str, Any]) -> None:
+        """Ship the rest; leave if there is no master to take it."""
+        courier = self._courier
+        if courier is None:
+            return
+        now = self.describe(courier.record)["master_clock"]
+        delivered = courier.deliver({**information, "master_clock_at_end": now}, lambda: self.membership.parent_died)
+        self._courier = None
+        if not delivered and self.membership.silent:
+            self._leave(EXIT_DEGRADED)
+
+    def _on_answer(self, environment: Any, msg: Message, **_: Any) -> None:
+        if self._courier is not None:
+            self._courier.take_answer(msg)
+
+    def _on_refused(self, sentence: str) -> None:
+        logger.error("the master at %s port %s %s", self._runner.master_host, self._runner.master_port, sentence)
+        self._leave(EXIT_USAGE)
+
+    def _on_orphaned(self) -> None:
+        if self._courier is None:
+            if self.membership.parent_died:
+                self._leave(EXIT_DEGRADED)
+            return
+        logger.error(
+            "the master has not been heard for %g s: this worker stops loading; its record is in %s", SILENCE_S, self._courier.record.path
+        )
+        self.environment.stop_timeout = min(self.environment.stop_timeout or 0, ORPHAN_DRAIN_S)
+        self._stop_loading()
+
+    def _leave(self, code: int) -> None:
+        self.environment.process_exit_code = code
+        gevent.spawn(self._runner.quit)
