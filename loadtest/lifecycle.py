@@ -135,7 +135,6 @@ class Lifecycle:
         if worker is not None:
             worker.ship(record, writer, where, self.measurement.describe())
 
-
     def _refuse(self, sentence: str) -> NoReturn:
         """The run cannot start: say why, leave nothing half made, stop what has begun."""
         logger.error(sentence)

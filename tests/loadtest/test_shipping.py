@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,11 @@ def test_nothing_is_resent_before_its_time_and_then_the_oldest_alone(ways: Ways)
 @given(data=st.data())
 def test_whatever_the_channel_does_each_frame_arrives_once(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Messages and answers are lost, doubled and reordered; what stands in the copy is always a prefix, and in the end the whole."""
-    ways = Ways(tmp_path_factory.mktemp("ways"))
+    with closing(Ways(tmp_path_factory.mktemp("ways"))) as ways:
+        disturb(ways, data)
+
+
+def disturb(ways: Ways, data: st.DataObject) -> None:
     channel: list[dict[str, Any]] = []
     answers: list[dict[str, Any]] = []
     written = 0
@@ -157,7 +162,6 @@ def test_whatever_the_channel_does_each_frame_arrives_once(tmp_path_factory: pyt
     assert ways.shipment.done
     assert ways.copied == ways.writer.path.read_bytes()
     assert ways.run.table("connections")["connection"].to_pylist() == list(range(written))
-    ways.close()
 
 
 def corrupt(message: dict[str, Any], **changes: Any) -> dict[str, Any]:
