@@ -55,6 +55,7 @@ class Settings:
     drain_s: float = 10.0
     backlog: int = 4096
     origins: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     compression: bool = False
     tls: ssl.SSLContext | None = None
     history: Path | None = None
@@ -94,7 +95,7 @@ class StreamServer:
         page = self._front.serve(request)
         if page is not None:
             return page
-        refusal = check_handshake(request, self.settings.origins)
+        refusal = check_handshake(request, self.settings.origins, self.settings.tokens)
         if refusal is not None:
             return self._refuse(connection, request, refusal)
         try:

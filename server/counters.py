@@ -24,6 +24,7 @@ REFUSALS: Final = (
     "path",
     "host",
     "origin",
+    "token",
     "query",
     "capacity",
     "address",

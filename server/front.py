@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from .access import may_enter
 from .counters import Block, Exposition
 from .protocol import PATH
 
@@ -37,8 +38,8 @@ class Refusal(NamedTuple):
     sentence: str
 
 
-def check_handshake(request: Request, origins: Sequence[str]) -> Refusal | None:
-    """Check what the library does not: the path, the host, the origin and absurd headers. None means go on."""
+def check_handshake(request: Request, origins: Sequence[str], tokens: Sequence[str] = ()) -> Refusal | None:
+    """Check what the library does not: the path, the host, absurd headers, the origin and the token. None means go on."""
     if request.path.partition("?")[0] != PATH:
         return Refusal("path", 404, f"nothing is here; the WebSocket is at {PATH}, the page at /")
     headers = request.headers
@@ -50,11 +51,12 @@ def check_handshake(request: Request, origins: Sequence[str]) -> Refusal | None:
             if len(value) > MAX_HANDSHAKE_HEADER or not value.isascii():
                 return Refusal("handshake", 400, f"{name} has at most {MAX_HANDSHAKE_HEADER} ASCII characters")
     asked = headers.get_all("Origin")
-    if not asked or ANY_ORIGIN in origins:
-        return None  # not a browser
-    if len(asked) == 1 and (asked[0] in origins or is_same_origin(asked[0], hosts[0])):
-        return None
-    return Refusal("origin", 403, "pages of this origin may not connect; the operator can allow it with --origin")
+    allowed = not asked or ANY_ORIGIN in origins  # without one it is not a browser
+    if not allowed and not (len(asked) == 1 and (asked[0] in origins or is_same_origin(asked[0], hosts[0]))):
+        return Refusal("origin", 403, "pages of this origin may not connect; the operator can allow it with --origin")
+    if not may_enter(headers, tokens):
+        return Refusal("token", 401, "a connection needs a token of the operator's, as Authorization: Bearer TOKEN")
+    return None
 
 
 def is_same_origin(origin: str, host: str) -> bool:
@@ -108,7 +110,7 @@ class Front:
 
     def refuse(self, request: Request, refusal: Refusal) -> Response:
         """Return the response that carries a refusal."""
-        extra = (("Retry-After", str(RETRY_AFTER_S)),) if refusal.status == 503 else ()
+        extra = {503: (("Retry-After", str(RETRY_AFTER_S)),), 401: (("WWW-Authenticate", "Bearer"),)}.get(refusal.status, ())
         return self._respond(request, refusal.status, (refusal.sentence + "\n").encode(), extra=extra)
 
     def _respond(

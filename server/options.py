@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .access import read_tokens
 from .app import Settings
 from .front import parse_origin
 from .parameters import DEFAULT_CAPS, PARAMETERS, Parameter, ParameterError, Plan, parse_cap
@@ -102,6 +103,8 @@ def _add_listening(parser: argparse.ArgumentParser) -> None:
     add("--keyfile", type=Path, metavar="FILE", help="its private key, unless that is in the same file")
     add("--origin", action="append", default=[], type=_checked(parse_origin), metavar="ORIGIN",
         help="let pages of this origin connect too: http://localhost:3000, null (a local file) or * (any); may be repeated")  # fmt: skip
+    add("--token-file", type=Path, metavar="FILE",
+        help="open conversations only for who sends Authorization: Bearer TOKEN with a token of this file, one a line")  # fmt: skip
     add("--compression", action="store_true", help="offer permessage-deflate; it costs processor time and memory")
     add("--uvloop", action="store_true", help="run on uvloop, which has to be installed; its timers are exact to 1 ms only")
     add("--backlog", type=_whole(1, 65535, "the backlog"), default=_DEFAULTS.backlog, metavar="N",
@@ -199,6 +202,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Launch:
         drain_s=options.drain,
         backlog=options.backlog,
         origins=tuple(options.origin),
+        tokens=_tokens(options.token_file),
         compression=options.compression,
         tls=_tls(options.certfile, options.keyfile),
         history=_writable(options.history),
@@ -223,6 +227,18 @@ def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
         ) from None
     except OSError as error:
         raise OptionError(f"cannot read {error.filename or certificate}: {error.strerror or error}") from None
+
+
+def _tokens(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        return read_tokens(path)
+    except OSError as error:
+        raise OptionError(f"cannot read --token-file {path}: {error.strerror or error}") from None
+    except ValueError as error:  # what is no UTF-8 is one
+        reason = "it is no UTF-8 text" if isinstance(error, UnicodeError) else error
+        raise OptionError(f"--token-file {path}: {reason}") from None
 
 
 def _writable(path: Path | None) -> Path | None:

@@ -470,6 +470,24 @@ def test_origins_that_the_operator_allows(start_server: Start) -> None:
     opened(anybody, extra="Origin: http://other.example\r\n").close()
 
 
+def test_a_token_opens_the_door_and_is_never_logged(start_server: Start, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("# who may come\nfirst-token-0123456789\n\nsecond-token-0123456789\n")
+    server = start_server("--token-file", str(file))
+    for token in ("first-token-0123456789", "second-token-0123456789"):
+        opened(server, extra=f"Authorization: Bearer {token}\r\n").close()
+        opened(server, extra=f"Authorization: bearer {token}\r\n").close()
+    wrong = ("", "Authorization: Bearer first-token-012345678\r\n", "Authorization: Bearer first-token-01234567890\r\n",
+             "Authorization: Basic first-token-0123456789\r\n", "Authorization: first-token-0123456789\r\n", "Authorization: Bearer\r\n",
+             "Authorization: Bearer first-token-0123456789\r\n" * 2, "Authorization: Bearer \xff\r\n")  # fmt: skip
+    for extra in wrong:
+        reply = raw(server, handshake(extra=extra))
+        assert reply.startswith(b"HTTP/1.1 401 "), (extra, reply)
+        assert b"WWW-Authenticate: Bearer" in reply
+    assert server.metrics()['streamgauge_connections_refused_total{reason="token"}'] == len(wrong)
+    assert "0123456789" not in server.log()
+
+
 def test_the_cap_in_all(start_server: Start) -> None:
     server = start_server("--max-connections", "3", "--gap-ms", "10", "--tokens", "20")
     with ExitStack() as stack:
