@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from server.protocol import COMPLETED, EMPTY, STOPPED, ClientEvent, ClientState, client_step
 
+from .yardsticks import Yardsticks
+
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
@@ -33,9 +35,9 @@ class Conversation:
     """
 
     __slots__ = (
-        "arrivals", "coalesced", "connection", "cut", "detail", "due", "ended_arrival", "ended_read", "error", "extra_tokens",
-        "extras", "first_arrival", "lag_max", "last_arrival", "longest", "number", "offset", "outcome", "overrun", "reads",
-        "received_bytes", "recorded", "sent", "stop_delay_s", "stop_index", "stop_sent", "taint", "texts", "users", "window",
+        "arrivals", "coalesced", "connection", "cut", "detail", "due", "ended_arrival", "ended_read", "error", "excess", "extra_tokens",
+        "extras", "first_arrival", "lag_max", "last_arrival", "late", "longest", "number", "offset", "outcome", "overrun", "reads",
+        "received_bytes", "recorded", "sent", "stalls", "stop_delay_s", "stop_index", "stop_sent", "taint", "texts", "users", "window",
     )  # fmt: skip
 
     def __init__(self, connection: int, number: int, users: int, window: int, due: int = NEVER) -> None:
@@ -72,6 +74,10 @@ class Conversation:
         self.lag_max = 0
         self.coalesced = 0
         self.overrun = 0
+        self.stalls = 0
+        # Tokens after a reader's deadline, and by how much the deadlines have been put off for them.
+        self.late = 0
+        self.excess = 0
 
     @property
     def messages(self) -> int:
@@ -145,13 +151,18 @@ def _concatenated(lists: Iterable[Sequence[int]], length: int) -> Ints:
     return np.fromiter(chain.from_iterable(lists), dtype=np.int64, count=length)
 
 
-def measure(conversations: Sequence[Conversation]) -> Measured:
+_DEFAULT = Yardsticks()
+_FAR = 1 << 45
+"""Beyond this lateness (9.8 hours) a reader's deadline is put off no further."""
+
+
+def measure(conversations: Sequence[Conversation], yardsticks: Yardsticks = _DEFAULT) -> Measured:
     """Derive the gaps, latencies and lags of all tokens not yet recorded, and mark them as recorded.
 
     ``gap`` is arrival(k) - arrival(k-1). ``latency`` is arrival(k) minus the acknowledgement of token k - W, where the window was
     full when that acknowledgement was sent (token k - 1 had arrived by then) and the token came after it; with W = 1 the
     acknowledged token is token k - 1 itself. k counts messages, each of which has one acknowledgement. The lists are cut to the last
-    W entries, which later tokens still need. Updates each conversation's running extremes.
+    W entries, which later tokens still need. Updates each conversation's running extremes and what ``yardsticks`` count.
     """
     fresh = [(position, c) for position, c in enumerate(conversations) if len(c.arrivals) > c.recorded]
     lengths = np.array([len(c.arrivals) for _, c in fresh], dtype=np.int64)
@@ -185,11 +196,22 @@ def measure(conversations: Sequence[Conversation]) -> Measured:
     stop = spread(c.stop_sent for _, c in fresh)
     overrun = new & (stop != NEVER) & (arrival > stop)
     extra = np.zeros(total, dtype=np.int64)
+    several = False
+    number = index + spread(c.cut + c.extra_tokens for _, c in fresh)
     for (_, c), start in zip(fresh, starts.tolist(), strict=True):
         if c.extras is not None:
+            several = True
             for at, count in c.extras:
                 extra[start + at] = count
             c.extras = None
+    if several:
+        # The number of a message's first token: those that came with it or after it are not before it.
+        following = np.add.reduceat(extra, starts)
+        before = np.cumsum(extra) - extra
+        number += before - np.repeat(before[starts] + following, lengths)
+    sent = spread(c.sent for _, c in fresh)
+    excess, late = _late(arrival - sent - yardsticks.first_ns - number * yardsticks.gap_ns, new, starts, lengths, fresh)
+    stalls = np.add.reduceat(new & (gap > yardsticks.stall_ns), starts, dtype=np.int64).tolist()
 
     lag_max = np.maximum.reduceat(np.where(new, read - arrival, 0), starts).tolist()
     longest = np.maximum.reduceat(np.where(new, gap, NEVER), starts).tolist()
@@ -206,6 +228,9 @@ def measure(conversations: Sequence[Conversation]) -> Measured:
         c.longest = max(c.longest, longest[i])
         c.coalesced += joined[i]
         c.overrun += after_stop[i]
+        c.stalls += stalls[i]
+        c.late += late[i]
+        c.excess = excess[i]
         count = len(c.arrivals)
         if c.texts is None:
             texts += [None] * (count - c.recorded)
@@ -224,6 +249,26 @@ def measure(conversations: Sequence[Conversation]) -> Measured:
                 c.stop_index -= surplus
         c.recorded = len(c.arrivals)
     return Measured(owner, sequence, arrival[new], read[new], gap[new], latency[new], extra[new], coalesced[new], texts)
+
+
+def _late(beyond: Ints, new: Flags, starts: Ints, lengths: Ints, fresh: Sequence[tuple[int, Conversation]]) -> tuple[list[int], list[int]]:
+    """How far each conversation's deadlines are put off after its new tokens, and how many of those came late.
+
+    ``beyond``: how far each token lies beyond the deadline that it had if none before it was late. A late token puts all later
+    deadlines off so far that it itself would have been in time; so a token is late when it lies further beyond than every one before.
+    """
+    far = min(_FAR, (1 << 62) // (len(fresh) + 1))
+    # Conversations stand one above the other, so that one running maximum serves them all.
+    floor = np.arange(len(fresh), dtype=np.int64) * far
+    before = np.fromiter((c.excess for _, c in fresh), dtype=np.int64, count=len(fresh)) + floor
+    level = np.clip(np.where(new, beyond, 0), 0, far - 1) + np.repeat(floor, lengths)
+    np.maximum(level, np.repeat(before, lengths), out=level)
+    reached = np.maximum.accumulate(level)
+    earlier = np.empty_like(reached)
+    earlier[1:] = reached[:-1]
+    earlier[starts] = before
+    late = np.add.reduceat(new & (level > earlier), starts, dtype=np.int64)
+    return (reached[starts + lengths - 1] - floor).tolist(), late.tolist()
 
 
 def finished_row(c: Conversation, origin: int) -> dict[str, Any]:
@@ -268,6 +313,8 @@ def finished_row(c: Conversation, origin: int) -> dict[str, Any]:
         "e2e_due_ns": since(due, own_end),
         "tpot_ns": None if first is None or tokens < 2 else max(0, c.last_arrival - first) // (tokens - 1),
         "longest_stall_ns": None if c.longest == NEVER else c.longest,
+        "stalls": c.stalls,
+        "late_tokens": c.late,
         "stop_latency_ns": since(stop, ended) if c.outcome == "stopped" else None,
         "overrun_tokens": c.overrun if stop is not None else None,
         "error": c.error,

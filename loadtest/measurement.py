@@ -65,7 +65,7 @@ class Measurement:
         origin = int(where["origin_wall_ns"]) + offset.offset_ns - clock.offset
         self.broken = None
         writer = self._writer = record.writer(worker)
-        recorder = Recorder(worker, origin, self._writer, settings.record_tokens)
+        recorder = Recorder(worker, origin, self._writer, settings.record_tokens, settings.yardsticks)
         engine = Engine(recorder, clock, settings.stall_timeout_s, settings.record_tokens)
         workers = int(where["workers"])
         # One that comes late has its place behind those that the run began with.

@@ -99,6 +99,36 @@ METRICS: tuple[Metric, ...] = (
         True,
     ),
     Metric(
+        "longest_stall",
+        "Longest gap",
+        "ns",
+        "lower",
+        "conversation",
+        "the longest gap between two arrivals of tokens of a conversation, conversations of two messages or more",
+        "conversations.parquet",
+        True,
+    ),
+    Metric(
+        "stalls",
+        "Stalls",
+        "1",
+        "lower",
+        "conversation",
+        "gaps between arrivals of a conversation above the stated threshold (`--stall-ms`)",
+        "conversations.parquet",
+    ),
+    Metric(
+        "fluidity",
+        "Fluidity",
+        "1",
+        "higher",
+        "conversation",
+        "share of a conversation's tokens that came by a reader's deadline: the first token `--reader-first-ms` after the prompt, then one "
+        "every `--reader-gap-ms`; tokens that come early bank slack, and a late one puts all later deadlines off by its lateness "
+        "(1 - late_tokens / tokens)",
+        "conversations.parquet",
+    ),
+    Metric(
         "stop_latency",
         "Stop latency",
         "ns",
@@ -186,6 +216,26 @@ METRICS: tuple[Metric, ...] = (
         "run",
         "conversations that ended well (completed or stopped) and started in the steady window, divided by its length",
         "conversations.parquet",
+    ),
+    Metric(
+        "goodput",
+        "Goodput",
+        "1/s",
+        "higher",
+        "run",
+        "conversations started in the steady window that met every stated objective (`--slo`), divided by its length; failed, empty and "
+        "dropped ones never do, tainted ones are not counted; also as the share of those of which it is known",
+        "conversations.parquet",
+    ),
+    Metric(
+        "fairness",
+        "Fairness",
+        "1",
+        "higher",
+        "run",
+        "Jain's index of tokens a second over the conversations that stream through a whole interval, in intervals of ten typical gaps or "
+        "more: 1 when all get the same, 1/n when one of n gets all",
+        "fairness.parquet",
     ),
     Metric(
         "connections_open",

@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .conversation import NEVER, Conversation, Measured, finished_row, measure
+from .fairness import Shares
 from .histogram import MAX_VALUE, Histogram
 from .run_directory import COUNTERS, TABLES
+from .yardsticks import Yardsticks, keeps_limits
 
 Ints = npt.NDArray[np.int64]
 Column = Sequence[Any] | npt.NDArray[Any]
@@ -59,12 +61,14 @@ class Recorder:
     finished conversations by ``finish`` and ended connections by ``connection_ended``.
     """
 
-    def __init__(self, worker: str, origin: int, sink: Sink, record_tokens: bool = False) -> None:
+    def __init__(self, worker: str, origin: int, sink: Sink, record_tokens: bool = False, yardsticks: Yardsticks | None = None) -> None:
         self.worker = worker
         self.origin = origin
         self.counts: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self._sink = sink
         self._record_tokens = record_tokens
+        self._yardsticks = yardsticks or Yardsticks()
+        self._shares = Shares()
         self._finished: list[Conversation] = []
         self._connections: list[dict[str, Any]] = []
         # The latest ones only: whatever was due in an older stall has started long since.
@@ -141,13 +145,18 @@ class Recorder:
         everyone = [*finished, *in_flight]
         if self._stalls:
             self._taint_late(everyone)
-        tokens = measure(everyone)
+        tokens = measure(everyone, self._yardsticks)
         if (late := tokens.lag > TAINT_LAG_NS).any():
             for position in np.unique(tokens.owner[late]).tolist():
                 everyone[position].taint = everyone[position].taint or "receive_lag"
         rows = [finished_row(c, self.origin) for c in finished]
         self._count_outcomes(rows)
         self._absorb_tokens(tokens, everyone)
+        for c in finished:
+            if c.taint is None:
+                self._shares.end(c.number, max(0, c.ended_read - self.origin) // SECOND_NS)
+            else:
+                self._shares.drop(c.number)
         self._absorb_rows(rows)
         self._append_rows("conversations", rows)
 
@@ -178,6 +187,7 @@ class Recorder:
                 for (at, metric, tainted), h, (index, count) in encoded
             ],
         )  # fmt: skip
+        self._append_rows("fairness", self._shares.take())
         counts = self._write_intervals(second, gauges, process)
         values = {metric: np.concatenate(parts) for metric, parts in self._values.items()}
         errors, self._errors, self._values = self._errors, Counter(), {}
@@ -186,8 +196,11 @@ class Recorder:
     def _count_outcomes(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             self.counts["conversations_" + row["outcome"]] += 1
+            self.counts["stalls"] += row["stalls"]
             if row["tainted"]:
                 self.counts["conversations_tainted"] += 1
+            elif keeps_limits(row, self._yardsticks.limits):
+                self.counts["conversations_good"] += 1
             if row["error"] is not None:
                 self._errors[row["error"]] += 1
 
@@ -210,6 +223,7 @@ class Recorder:
             self._gap_metric = "inter_chunk"
             for second, count in zip(seconds[several].tolist(), tokens.extra[several].tolist(), strict=True):
                 self._tokens[second] += count
+        self._absorb_shares(tokens, seconds, tainted, everyone)
         # Stamp and read come from two clocks that agree to well under a microsecond; less than nothing is nothing.
         for metric, values in ((self._gap_metric, tokens.gap), ("token_latency", tokens.latency), ("receive_lag", np.maximum(lag, 0))):
             present = values != NEVER
@@ -226,9 +240,22 @@ class Recorder:
                     "worker": [self.worker] * size, "connection": self._each(everyone, tokens, (c.connection for c in everyone)),
                     "conversation": self._each(everyone, tokens, (c.number for c in everyone)), "sequence": tokens.sequence,
                     "arrival_at_ns": tokens.arrival - self.origin, "read_at_ns": tokens.read - self.origin,
-                    "coalesced": tokens.coalesced, "text": tokens.texts,
+                    "coalesced": tokens.coalesced, "text": tokens.texts, "tokens": 1 + tokens.extra,
                 },
             )  # fmt: skip
+
+    def _absorb_shares(self, tokens: Measured, seconds: Ints, tainted: npt.NDArray[np.bool_], everyone: Sequence[Conversation]) -> None:
+        """Tokens of each conversation and second, of those that the generator has not disturbed."""
+        # They stand in the order of conversations and arrivals: a run of equal pairs is one entry.
+        begins = np.ones(len(seconds), dtype=np.bool_)
+        begins[1:] = (tokens.owner[1:] != tokens.owner[:-1]) | (seconds[1:] != seconds[:-1])
+        at = np.flatnonzero(begins)
+        counts = np.add.reduceat(1 + tokens.extra, at)
+        numbers = np.fromiter((c.number for c in everyone), dtype=np.int64, count=len(everyone))[tokens.owner[at]]
+        if (sound := ~tainted[at]).all():
+            self._shares.add(numbers, seconds[at], counts)
+        else:
+            self._shares.add(numbers[sound], seconds[at][sound], counts[sound])
 
     @staticmethod
     def _each(everyone: Sequence[Conversation], tokens: Measured, values: Iterable[int]) -> Ints:
@@ -236,7 +263,7 @@ class Recorder:
         return np.fromiter(values, dtype=np.int64, count=len(everyone))[tokens.owner]
 
     def _absorb_rows(self, rows: list[dict[str, Any]]) -> None:
-        for metric in ("send_delay", "ttft", "ttft_due", "e2e", "e2e_due", "tpot", "stop_latency"):
+        for metric in ("send_delay", "ttft", "ttft_due", "e2e", "e2e_due", "tpot", "longest_stall", "stop_latency"):
             column = metric + "_ns"
             by_second: dict[tuple[int, bool], list[int]] = {}
             for row in rows:

@@ -23,8 +23,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = 1
-# 1: first.
+SCHEMA_VERSION = 2
+# 1: first. 2: stalls, late tokens, good conversations, tokens of a message, fairness.
 
 STATUSES = ("running", "complete", "degraded", "aborted", "failed")
 """``run.json`` status; everything but ``complete`` carries a banner in every output."""
@@ -45,6 +45,7 @@ COUNTERS = (
     "conversations_failed", "conversations_abandoned", "conversations_tainted",
     "connects_attempted", "connects_succeeded", "connects_failed", "syn_retransmitted", "reconnects",
     "closed_clean", "closed_abnormal", "ghost_tokens", "double_ends", "clamped", "arrivals_due", "arrivals_dropped",
+    "conversations_good", "stalls",
 )  # fmt: skip
 """Columns of ``intervals`` that add up over workers and over rows of the same second."""
 GAUGES = ("users", "opening", "open", "streaming")
@@ -61,7 +62,7 @@ TABLES: dict[str, pa.Schema] = {
             "due_at_ns": _INT, "first_token_at_ns": _INT, "last_token_at_ns": _INT, "end_at_ns": _INT, "stop_sent_at_ns": _INT,
             "send_delay_ns": _INT, "ttft_ns": _INT, "ttft_due_ns": _INT, "e2e_ns": _INT, "e2e_due_ns": _INT, "tpot_ns": _INT,
             "longest_stall_ns": _INT, "stop_latency_ns": _INT, "overrun_tokens": _INT,
-            "error": _TEXT, "error_detail": _TEXT, "taint": _TEXT,
+            "error": _TEXT, "error_detail": _TEXT, "taint": _TEXT, "stalls": _INT, "late_tokens": _INT,
         },
     ),
     "connections": _schema(
@@ -93,12 +94,40 @@ TABLES: dict[str, pa.Schema] = {
             "worker": _TEXT, "connection": _INT, "conversation": _INT, "sequence": _INT, "arrival_at_ns": _INT, "read_at_ns": _INT,
             "coalesced": _FLAG,
         },
-        {"text": _TEXT},
+        {"text": _TEXT, "tokens": _INT},
+    ),
+    "fairness": _schema(
+        {"worker": _TEXT, "second": _INT, "length_s": _INT, "conversations": _INT, "tokens": _INT, "tokens_squared": _INT}
     ),
 }  # fmt: skip
 """Every table's columns. ``connections.outcome``: clean, abnormal, failed (never opened), abandoned (cut while opening).
 
 ``tokens`` is written on request only."""
+
+ADDED: dict[int, dict[str, tuple[str, ...]]] = {
+    2: {
+        "conversations": ("stalls", "late_tokens"), "intervals": ("conversations_good", "stalls"), "tokens": ("tokens",),
+        "fairness": tuple(TABLES["fairness"].names),
+    },
+}  # fmt: skip
+"""Columns that came with each schema version. Read from an older run they are null, or 0 where they may not be null."""
+
+
+def schema_of(table: str, version: int = SCHEMA_VERSION) -> pa.Schema:
+    """The columns of a table as that version of the schema wrote them."""
+    later = {name for since, tables in ADDED.items() if since > version for name in tables.get(table, ())}
+    return pa.schema([field for field in TABLES[table] if field.name not in later])
+
+
+def _completed(name: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The table with the columns that its version did not know yet."""
+    for column in columns:
+        if column not in table.column_names:
+            field = TABLES[name].field(column)
+            empty = pa.nulls(table.num_rows, field.type) if field.nullable else pa.array([0] * table.num_rows, type=field.type)
+            table = table.append_column(field, empty)
+    return table.select(list(columns))
+
 
 _TABLE_NUMBERS = {name: number for number, name in enumerate(TABLES, start=1)}
 _TABLE_NAMES = {number: name for name, number in _TABLE_NUMBERS.items()}
@@ -208,10 +237,11 @@ def _absent(table: str, field: pa.Field, length: int) -> pa.Array:
     return pa.nulls(length, field.type)
 
 
-def read_frames(path: Path, state: RawFile) -> Iterator[tuple[str, pa.RecordBatch]]:
+def read_frames(path: Path, state: RawFile, version: int = SCHEMA_VERSION) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Yield (table, batch) of a raw file's good prefix from ``state.offset`` on, and note in ``state`` how it ended and what was lost.
 
-    Called again with the same state it goes on where it stopped, so that a growing file can be followed.
+    Called again with the same state it goes on where it stopped, so that a growing file can be followed. ``version`` is the schema's,
+    as run.json states it.
     """
     size = path.stat().st_size
     state.bad_offset, state.bad_bytes = None, 0
@@ -234,7 +264,7 @@ def read_frames(path: Path, state: RawFile) -> Iterator[tuple[str, pa.RecordBatc
                 state.ended = True
                 continue
             table = _TABLE_NAMES[number]
-            yield table, pa.ipc.read_record_batch(pa.py_buffer(body), TABLES[table])
+            yield table, pa.ipc.read_record_batch(pa.py_buffer(body), schema_of(table, version))
 
 
 @dataclass(slots=True)
@@ -272,6 +302,10 @@ class RunDirectory:
                 "or a newer one"
             )
         return run
+
+    def version(self) -> int:
+        """The version of the schema that the run was written with."""
+        return int(self.metadata().get("schema_version") or SCHEMA_VERSION)
 
     def metadata(self) -> dict[str, Any]:
         """The contents of run.json."""
@@ -337,7 +371,7 @@ class RunDirectory:
         return states
 
     def _write_tables(self, raw: Sequence[Path]) -> list[RawFile]:
-        states = [RawFile(path.stem) for path in raw]
+        states, version = [RawFile(path.stem) for path in raw], self.version()
         writers: dict[str, pq.ParquetWriter] = {}
         temporary = {table: self.path / f".{table}.parquet.partial" for table in TABLES}
         pending: dict[str, list[pa.RecordBatch]] = {table: [] for table in TABLES}
@@ -349,13 +383,14 @@ class RunDirectory:
                 writers[table] = pq.ParquetWriter(temporary[table], TABLES[table], compression="zstd")
                 closing.callback(writers[table].close)
             if pending[table]:
-                writers[table].write_table(pa.Table.from_batches(pending[table], TABLES[table]).combine_chunks())
+                whole = pa.Table.from_batches(pending[table], schema_of(table, version))
+                writers[table].write_table(_completed(table, whole, TABLES[table].names).combine_chunks())
             pending[table], rows[table] = [], 0
 
         try:
             with closing:
                 for path, state in zip(raw, states, strict=True):
-                    for table, batch in read_frames(path, state):
+                    for table, batch in read_frames(path, state, version):
                         pending[table].append(batch)
                         rows[table] += batch.num_rows
                         # Row groups of this size keep the memory of a long run's compaction flat.
@@ -379,16 +414,18 @@ class RunDirectory:
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One table, from its Parquet file or, before compaction, from the good prefix of the raw files (see ``raw_files``)."""
         parquet = self.path / f"{name}.parquet"
+        wanted = list(columns or TABLES[name].names)
         if parquet.exists():
-            return pq.read_table(parquet, columns=list(columns) if columns else None)
+            stored = set(pq.read_schema(parquet).names)
+            return _completed(name, pq.read_table(parquet, columns=[column for column in wanted if column in stored]), wanted)
+        version = self.version()
         batches: list[pa.RecordBatch] = []
         self.raw_files = []
         for path in sorted((self.path / "raw").glob("*.frames")):
             state = RawFile(path.stem)
             self.raw_files.append(state)
-            batches += [batch for table, batch in read_frames(path, state) if table == name]
-        whole = pa.Table.from_batches(batches, TABLES[name])
-        return whole.select(list(columns)) if columns else whole
+            batches += [batch for table, batch in read_frames(path, state, version) if table == name]
+        return _completed(name, pa.Table.from_batches(batches, schema_of(name, version)), wanted)
 
 
 def _sync(path: Path) -> None:

@@ -74,6 +74,7 @@ def first_metadata(
             "stop_share": settings.stop.share,
             "idle_share": settings.idle_share,
             "stall_timeout_s": settings.stall_timeout_s,
+            **settings.yardsticks.as_dict(),
         },
         "window": None,
         "steps": [],

@@ -18,6 +18,8 @@ from websockets.uri import WebSocketURI, parse_uri
 
 from .arrivals import StopPlan
 from .population import HEADER_NAME, Person, PopulationError, read_people, read_prompts
+from .yardsticks import YardstickError, Yardsticks, read_yardsticks
+from .yardsticks import add_options as add_yardsticks
 
 SECRETS = ("bearer_token", "header", "channel_key")
 # All but the reference server's own, which say how many tokens and how long.
@@ -71,6 +73,7 @@ def add_options(parser: Any) -> None:
     add("--no-scrape", action="store_true", default=False, help="do not read the target's /metrics")
     add("--warm-up", type=float, default=2.0, help="seconds after the users are there that are left out of the figures")
     add("--steps", default="", help="ladder of users:seconds, separated by commas, such as 10:8,50:8")
+    add_yardsticks(parser)
     add("--seed", type=int, default=1, help="seed of everything that is drawn")
     add("--scenario-file", default="", include_in_web_ui=False, help="JSON that describes the scenario, kept in run.json")
     add("--runs-folder", default="runs", help="where run directories are made")
@@ -126,6 +129,7 @@ class Settings:
     scrape: bool
     warm_up_s: float
     steps: tuple[Step, ...]
+    yardsticks: Yardsticks
     seed: int
     runs_folder: Path
     run_dir: Path | None
@@ -182,6 +186,7 @@ def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
         scrape=not options.no_scrape,
         warm_up_s=low.number("warm_up"),
         steps=steps,
+        yardsticks=_yardsticks(options),
         seed=low.whole("seed", 0),
         runs_folder=Path(options.runs_folder),
         run_dir=Path(options.run_dir) if options.run_dir else None,
@@ -283,6 +288,13 @@ def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise SettingsError(f"expected --{name} to be one of {', '.join(choices)}, got {value!r}")
     return value
+
+
+def _yardsticks(options: argparse.Namespace) -> Yardsticks:
+    try:
+        return read_yardsticks(options, open_loop=options.loop == "open")
+    except YardstickError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _range(name: str, text: str) -> tuple[int, int]:

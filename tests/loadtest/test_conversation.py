@@ -84,6 +84,7 @@ def test_a_completed_conversation_in_the_open_loop() -> None:
         "end_at_ns": 270 * MS, "stop_sent_at_ns": None,
         "send_delay_ns": 20 * MS, "ttft_ns": 120 * MS, "ttft_due_ns": 140 * MS, "e2e_ns": 240 * MS, "e2e_due_ns": 260 * MS,
         "tpot_ns": 110 * MS // 3, "longest_stall_ns": 60 * MS, "stop_latency_ns": None, "overrun_tokens": None,
+        "stalls": 0, "late_tokens": 0,
     }  # fmt: skip
 
 

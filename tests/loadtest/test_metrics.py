@@ -47,7 +47,7 @@ def test_what_is_counted_from_due_says_that_it_is_of_the_open_loop(name: str) ->
 
 def test_the_histograms_are_of_durations() -> None:
     assert set(HISTOGRAMS) == {
-        "connect_time", "send_delay", "ttft", "ttft_due", "e2e", "e2e_due", "tpot", "stop_latency", "itl", "inter_chunk",
+        "connect_time", "send_delay", "ttft", "ttft_due", "e2e", "e2e_due", "tpot", "longest_stall", "stop_latency", "itl", "inter_chunk",
         "token_latency", "receive_lag",
     }  # fmt: skip
 

@@ -510,11 +510,11 @@ def test_what_it_writes_the_run_directory_reads(tmp_path: Path) -> None:
     writer.end()
     run.compact()
     assert {name: run.table(name).num_rows for name in TABLES if name != "histograms"} == {
-        "conversations": 1, "connections": 1, "intervals": 1, "tokens": 2,
+        "conversations": 1, "connections": 1, "intervals": 1, "tokens": 2, "fairness": 0,
     }  # fmt: skip
     (interval,) = run.table("intervals").to_pylist()
     assert {name for name in COUNTERS if interval[name]} == {
-        "tokens", "messages", "acks_sent", "conversations_started", "conversations_completed", "connects_succeeded",
+        "tokens", "messages", "acks_sent", "conversations_started", "conversations_completed", "connects_succeeded", "conversations_good",
     }  # fmt: skip
     metrics = set(run.table("histograms")["metric"].to_pylist())
     assert metrics == set(HISTOGRAMS) - {"stop_latency", "inter_chunk"}

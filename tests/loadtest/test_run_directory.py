@@ -26,6 +26,7 @@ from loadtest.run_directory import (
     RunDirectory,
     RunDirectoryError,
     read_frames,
+    schema_of,
     write_text,
 )
 
@@ -264,7 +265,7 @@ def test_compaction_keeps_every_good_row_and_states_the_loss(run: RunDirectory) 
     assert run.table("connections").equals(before)
     assert compacted_numbers(run) == [1, 2, 3, 4, 5]
     assert sorted(path.name for path in run.path.iterdir()) == [
-        "connections.parquet", "conversations.parquet", "histograms.parquet", "intervals.parquet", "run.json",
+        "connections.parquet", "conversations.parquet", "fairness.parquet", "histograms.parquet", "intervals.parquet", "run.json",
     ]  # fmt: skip
 
 
@@ -353,9 +354,9 @@ def test_a_compaction_killed_at_any_step_can_be_repeated(tmp_path: Path, monkeyp
                 assert [(s.worker, s.ended, s.bad_bytes) for s in states] == [("w0", True, 0), ("w1", False, HEADER_BYTES - 5)], steps
         assert compacted_numbers(run) == [1, 2, 3, 4, 5], steps
         assert not list((run.path / "raw").glob("*.frames"))
-    # All of them: four tables and the mark renamed, two raw files, the mark and the folder removed.
-    assert len(steps) == 9
-    assert step == 9
+    # All of them: five tables and the mark renamed, two raw files, the mark and the folder removed.
+    assert len(steps) == 10
+    assert step == 10
 
 
 def test_compacting_twice_changes_nothing(run: RunDirectory) -> None:
@@ -494,5 +495,40 @@ def test_the_tables_have_a_column_for_every_stored_metric() -> None:
 def test_durations_and_instants_carry_their_unit() -> None:
     for table, schema in TABLES.items():
         for field in schema:
-            if any(word in field.name for word in ("ttft", "e2e", "tpot", "latency", "lag", "delay", "_at_", "stall")):
+            if any(word in field.name for word in ("ttft", "e2e", "tpot", "latency", "lag", "delay", "_at_", "stall_")):
                 assert field.name.endswith("_ns"), f"{table}.{field.name}"
+
+
+@pytest.mark.parametrize("compacted", [True, False], ids=["compacted", "raw"])
+def test_a_directory_of_the_first_schema_is_read_with_what_it_has(tmp_path: Path, compacted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = {name: schema_of(name, 1) for name in TABLES if name != "fairness"}
+    with monkeypatch.context() as patch:
+        patch.setattr("loadtest.run_directory.TABLES", first)
+        patch.setattr("loadtest.run_directory.SCHEMA_VERSION", 1)
+        patch.setattr("loadtest.run_directory.ADDED", {})
+        run = RunDirectory.create(tmp_path / "run", {})
+        writer = run.writer("w0")
+        writer.append("intervals", {**{key: [3] for key in first["intervals"].names}, "worker": ["w0"]})
+        writer.append(
+            "conversations",
+            {
+                name: [None if f.nullable else "" if f.type == "string" else 4]
+                for f in first["conversations"]
+                for name in [f.name]
+                if f.type != "bool"
+            }
+            | {"stop_crossed": [False], "tainted": [False]},
+        )
+        writer.end()
+        if compacted:
+            run.compact()
+    run = RunDirectory.open(tmp_path / "run")
+    for _ in range(2):
+        intervals, conversations = run.table("intervals"), run.table("conversations", ["tokens", "stalls", "late_tokens"])
+        assert intervals.schema.names == TABLES["intervals"].names
+        assert intervals.select(["tokens", "stalls", "conversations_good"]).to_pylist() == [
+            {"tokens": 3, "stalls": 0, "conversations_good": 0}
+        ]
+        assert conversations.to_pylist() == [{"tokens": 4, "stalls": None, "late_tokens": None}]
+        assert run.table("fairness").num_rows == 0
+        run.compact()  # a raw directory of the first schema can still be compacted

@@ -1,0 +1,91 @@
+"""The sums behind Jain's index, held against the same sums made the long way."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from loadtest.fairness import LENGTHS_S, Shares, jain
+
+Sums = dict[tuple[int, int], list[int]]
+
+
+def gathered(shares: Shares, into: Sums | None = None) -> Sums:
+    sums: Sums = into if into is not None else defaultdict(lambda: [0, 0, 0])
+    for row in shares.take():
+        for place, name in enumerate(("conversations", "tokens", "tokens_squared")):
+            sums[row["second"], row["length_s"]][place] += row[name]
+    return sums
+
+
+def give(shares: Shares, *entries: tuple[int, int, int]) -> None:
+    columns = np.array(entries, dtype=np.int64).reshape(-1, 3)
+    shares.add(columns[:, 0], columns[:, 1], columns[:, 2])
+
+
+def test_only_whole_intervals_count_and_silence_counts_with_nought() -> None:
+    shares = Shares((1,))
+    give(shares, (7, 2, 3), (7, 3, 10), (7, 6, 4), (8, 3, 2))
+    sums = gathered(shares)
+    # Of 7 the second of its first token is cut, 4 and 5 are silent, and 6 is not over; 8 has only begun.
+    assert sums == {(3, 1): [1, 10, 100], (4, 1): [1, 0, 0], (5, 1): [1, 0, 0]}
+    give(shares, (7, 6, 1))
+    shares.end(8, 5)
+    assert gathered(shares) == {(4, 1): [1, 0, 0]}
+    shares.end(7, 7)
+    assert gathered(shares) == {(6, 1): [1, 5, 25]}
+    assert shares.take() == []
+
+
+def test_the_second_of_the_end_is_cut() -> None:
+    shares = Shares((1,))
+    give(shares, (1, 0, 5), (1, 1, 5), (1, 2, 5))
+    shares.end(1, 2)
+    assert gathered(shares) == {(1, 1): [1, 5, 25]}
+
+
+def test_a_conversation_that_no_longer_counts_leaves_what_was_certain() -> None:
+    shares = Shares((1,))
+    give(shares, (1, 0, 5), (1, 1, 5), (1, 2, 5))
+    assert gathered(shares) == {(1, 1): [1, 5, 25]}
+    shares.drop(1)
+    assert gathered(shares) == {}
+    give(shares, (1, 3, 5), (1, 4, 5))  # would be a new conversation
+    assert gathered(shares) == {}
+
+
+def test_a_conversation_without_a_token_counts_nowhere() -> None:
+    shares = Shares()
+    shares.end(3, 4)
+    shares.drop(4)
+    assert shares.take() == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_course_gives_the_sums_of_its_tokens(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    course = {c: np.sort(rng.choice(120, rng.integers(1, 60), replace=False)) for c in range(25)}
+    counts = {(c, int(s)): int(rng.integers(1, 9)) for c, seconds in course.items() for s in seconds}
+    ends = {c: int(seconds[-1]) + int(rng.integers(0, 40)) for c, seconds in course.items()}
+    shares, sums = Shares(), None
+    for begin in range(0, 200, 3):
+        give(shares, *((c, s, n) for (c, s), n in counts.items() if begin <= s < begin + 3))
+        for c, end in ends.items():
+            if begin <= end < begin + 3:
+                shares.end(c, end)
+        sums = gathered(shares, sums)
+    expected: Sums = defaultdict(lambda: [0, 0, 0])
+    for length in LENGTHS_S:
+        for c, seconds in course.items():
+            for k in range(int(seconds[0]) // length + 1, ends[c] // length):
+                x = sum(counts.get((c, s), 0) for s in range(k * length, (k + 1) * length))
+                for place, value in enumerate((1, x, x * x)):
+                    expected[k * length, length][place] += value
+    assert sums == expected
+
+
+def test_jains_index() -> None:
+    assert jain([4, 4, 3, 0, 5], [40, 40, 9, 0, 0], [400, 1600, 33, 0, 0])[:3] == pytest.approx([1, 0.25, 81 / 99])
+    assert np.isnan(jain([0, 5], [0, 0], [0, 0])).all()
