@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 from locust.env import Environment
 
 from .adapter import AdapterError, load_adapter, make_adapter
+from .arrivals import SECOND_NS
 from .clock import Clock
 from .environment import describe_machine, describe_revision, describe_versions
 from .live import LiveView
@@ -144,6 +146,23 @@ class Bookkeeping:
         self._window.setdefault("spawned_at_ns", now)
         self._steps.append({"at_ns": now, "users": users})
 
+    def begin_arrivals(self, lead_ns: int) -> dict[str, Any] | None:
+        """When the open loop's schedule begins (a whole second of the run, at least ``lead_ns`` from now) and where it is pinned.
+
+        None in a closed loop, and after the first call of a run.
+        """
+        settings = self.settings
+        if settings is None or not settings.open_loop or "arrivals_at_ns" in self._window:
+            return None
+        start = ((self.since_origin() + lead_ns) // SECOND_NS + 1) * SECOND_NS
+        # Users are there, and nothing happens until then: it is no part of what is measured.
+        self._window["spawned_at_ns"] = self._window["arrivals_at_ns"] = start
+        options: Any = self.environment.parsed_options
+        lasts_s = sum(step.seconds for step in settings.steps) or float(options.run_time or 0)
+        # The last second is cut short by the end of the run, and is none of the window's whole seconds.
+        pins = [settings.warm_up_s, math.ceil(lasts_s) - 1 - start / SECOND_NS]
+        return {"at_ns": start, "pins_s": [pin for number, pin in enumerate(pins) if pin > max((0, *pins[:number]))]}
+
     def steady_ends(self) -> None:
         """Note that no load starts any more from now on; the first call of a run counts."""
         self._window.setdefault("steady_end_at_ns", self.since_origin())
@@ -167,6 +186,8 @@ class Bookkeeping:
             warm_up_s=0.0 if settings is None else settings.warm_up_s,
             steps=self._steps,
             server=self._server,
+            schedule=settings.schedule if settings is not None and settings.open_loop else None,
+            schedule_at_ns=self._window.get("arrivals_at_ns") or 0,
         )
         try:
             status = end_record(directory, ending)

@@ -13,8 +13,9 @@ from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 from .feed import refine_locust
 from .lifecycle import Lifecycle
+from .options import DRAIN_S, add_options
 from .run_directory import warm_up
-from .settings import DRAIN_S, SettingsError, add_options
+from .settings import SettingsError
 from .worker import EXIT_USAGE
 
 

@@ -28,6 +28,9 @@ logger = logging.getLogger("streamgauge")
 
 EXIT_DONE, EXIT_BUG, EXIT_INTERRUPTED = 0, 1, 130
 _MASTER_ANSWERS_S = 5.0
+_ARRIVALS_MESSAGE = "streamgauge_arrivals"
+_LOCAL_LEAD_NS, _WORKERS_LEAD_NS = 20_000_000, 250_000_000
+"""How far ahead an open loop's beginning is set: time to make the schedule, and for the message to reach every worker."""
 
 
 class Lifecycle:
@@ -64,6 +67,7 @@ class Lifecycle:
         elif isinstance(self._runner, WorkerRunner):
             self.worker = Worker(environment, self._runner.stop)
             self.measurement.written = self.worker.wake
+            self._runner.register_message(_ARRIVALS_MESSAGE, lambda msg, **_: self.measurement.start_schedule(**msg.data))
             # In a greenlet of its own: it lasts until the conversations have ended, and heartbeats must be answered meanwhile.
             self._runner.register_message(STOP, lambda **_: self._runner.stop(), concurrent=True)
         events.report_to_master.add_listener(self._on_report)
@@ -160,11 +164,13 @@ class Lifecycle:
             logger.warning("worker %s sent a report that cannot be read: %r; the live figures lack it", client_id, error)
 
     def _on_spawned(self, user_count: int, **_: Any) -> None:
-        if self._has_users:
-            self.measurement.start_schedule()
         if not self._keeps_directory or self.books.directory is None or not self._active:
             return
         self.books.users_stable(user_count)
+        if begin := self.books.begin_arrivals(_LOCAL_LEAD_NS if self._has_users else _WORKERS_LEAD_NS):
+            self.measurement.start_schedule(**begin)
+            if not self._has_users:
+                self._runner.send_message(_ARRIVALS_MESSAGE, begin)
         self._spawned.set()
         settings = self.books.settings
         if settings is not None and settings.steps and self._ladder is None:

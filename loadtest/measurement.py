@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gevent
@@ -13,19 +13,19 @@ from locust.env import Environment
 from locust.runners import WorkerRunner
 
 from .adapter import load_adapter
-from .arrivals import Pacing, constant, deal, poisson
+from .arrivals import SECOND_NS, Pacing, Share
 from .clock import Clock
 from .clock_offset import Offset
 from .engine import Engine
 from .feed import feed
 from .live import LiveView
+from .open_loop import OpenLoop
 from .opening import KERNEL_STAMPS
 from .recorder import Flush, Recorder
 from .run import Run, make_target
 from .run_directory import RawWriter, RunDirectory
 from .settings import Settings
 from .target_metrics import interval_columns, read_target_metrics
-from .users import OpenLoop
 
 logger = logging.getLogger("streamgauge")
 
@@ -74,9 +74,7 @@ class Measurement:
         engine.users = lambda: int(self._runner.user_count)
         engine.flushed = self._on_flush
         engine.broken = self._on_broken
-        schedule = constant(settings.rate_per_s) if settings.arrivals == "constant" else poisson(settings.rate_per_s, settings.seed)
-        mine = deal(schedule, position % workers, workers)
-        open_loop = OpenLoop(mine, settings.drop_when_full, recorder) if settings.open_loop else None
+        open_loop = OpenLoop(settings.drop_when_full, recorder, round(settings.patience_s * SECOND_NS)) if settings.open_loop else None
         self.run = Run(
             settings=settings, worker=worker, engine=engine, adapter=load_adapter(settings.adapter),
             target=make_target(settings, settings.uri, trace=where["name"] if settings.trace else None), open_loop=open_loop,
@@ -107,10 +105,12 @@ class Measurement:
         """Drop what was begun and never ran."""
         self.run = self._writer = None
 
-    def start_schedule(self) -> None:
-        """All users are there: the open loop's time begins."""
-        if self.run is not None and self.run.open_loop is not None:
-            self.run.open_loop.start()
+    def start_schedule(self, at_ns: int, pins_s: Sequence[float]) -> None:
+        """The open loop's time begins ``at_ns`` after the run's origin, in all workers; ``pins_s`` as for ``SchedulePlan``."""
+        run = self.run
+        if run is not None and run.open_loop is not None:
+            whole = run.settings.schedule.arrivals(run.settings.seed, pins_s)
+            run.open_loop.start(Share(whole, run.position, run.workers), run.engine.recorder.origin + at_ns)
 
     def stop_starting(self) -> None:
         """No conversation starts any more; those in flight go on."""

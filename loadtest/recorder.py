@@ -79,6 +79,7 @@ class Recorder:
         # Gathered since the last flush: new values by metric, tokens by second of arrival, histograms by second, metric and taint.
         self._values: dict[str, list[Ints]] = {}
         self._tokens: dict[int, int] = {}
+        self._arrivals: dict[int, dict[str, int]] = {}
         self._histograms: dict[tuple[int, str, bool], Histogram] = {}
         self._errors: Counter[str] = Counter()
         # From the first message with several tokens on; what was written before is read under the same name.
@@ -95,6 +96,11 @@ class Recorder:
         """The next connection's number in this process."""
         self._next_connection += 1
         return self._next_connection - 1
+
+    def count_at(self, counter: str, instant: int) -> None:
+        """Count something in the second of an instant (monotonic ns), whenever it is counted."""
+        counts = self._arrivals.setdefault(max(0, (instant - self.origin) // SECOND_NS), {})
+        counts[counter] = counts.get(counter, 0) + 1
 
     def finish(self, conversation: Conversation) -> None:
         """Take a conversation that has an outcome; its row is written by the next flush."""
@@ -299,12 +305,19 @@ class Recorder:
 
     def _write_intervals(self, second: int, gauges: Mapping[str, int], process: Mapping[str, int | None]) -> dict[str, int]:
         per_second, self._tokens = self._tokens, {}
+        arrivals, self._arrivals = self._arrivals, {}
         counts, self.counts = self.counts, dict.fromkeys(COUNTERS, 0)
         none = dict.fromkeys(COUNTERS, 0)
-        rows: list[dict[str, Any]] = [{**none, "second": s, "tokens": n} for s, n in per_second.items() if s != second]
-        counts["tokens"] = per_second.get(second, 0)
+        rows: list[dict[str, Any]] = [
+            {**none, "second": s, "tokens": per_second.get(s, 0), **arrivals.get(s, {})}
+            for s in sorted(per_second.keys() | arrivals.keys())
+            if s != second
+        ]
+        counts |= {"tokens": per_second.get(second, 0), **arrivals.get(second, {})}
         lags = {"loop_lag_max_ns": self._loop_lag_max, "receive_lag_max_ns": self._lag_max}
         rows.append({**counts, **gauges, **process, **lags, "second": second})
         self._loop_lag_max = self._lag_max = 0
         self._append_rows("intervals", rows)
+        for name in ("arrivals_due", "arrivals_late", "arrivals_dropped"):
+            counts[name] = sum(at.get(name, 0) for at in arrivals.values())
         return {**counts, "tokens": sum(per_second.values())}

@@ -11,10 +11,10 @@ from typing import Any
 from websockets.uri import WebSocketURI
 
 from .engine import Engine
+from .open_loop import OpenLoop
 from .opening import Target
 from .population import Person
 from .settings import Settings, parse_target
-from .users import OpenLoop
 
 
 @dataclass(slots=True)

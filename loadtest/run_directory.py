@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 2
-# 1: first. 2: stalls, late tokens, good conversations, tokens of a message, fairness.
+# 1: first. 2: stalls, late tokens, good conversations, tokens of a message, fairness, late arrivals.
 
 STATUSES = ("running", "complete", "degraded", "aborted", "failed")
 """``run.json`` status; everything but ``complete`` carries a banner in every output."""
@@ -45,7 +45,7 @@ COUNTERS = (
     "conversations_failed", "conversations_abandoned", "conversations_tainted",
     "connects_attempted", "connects_succeeded", "connects_failed", "syn_retransmitted", "reconnects",
     "closed_clean", "closed_abnormal", "ghost_tokens", "double_ends", "clamped", "arrivals_due", "arrivals_dropped",
-    "conversations_good", "stalls",
+    "arrivals_late", "conversations_good", "stalls",
 )  # fmt: skip
 """Columns of ``intervals`` that add up over workers and over rows of the same second."""
 GAUGES = ("users", "opening", "open", "streaming")
@@ -106,7 +106,7 @@ TABLES: dict[str, pa.Schema] = {
 
 ADDED: dict[int, dict[str, tuple[str, ...]]] = {
     2: {
-        "conversations": ("stalls", "late_tokens"), "intervals": ("conversations_good", "stalls"), "tokens": ("tokens",),
+        "conversations": ("stalls", "late_tokens"), "intervals": ("arrivals_late", "conversations_good", "stalls"), "tokens": ("tokens",),
         "fairness": tuple(TABLES["fairness"].names),
     },
 }  # fmt: skip

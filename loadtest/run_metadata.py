@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from .arrivals import SECOND_NS
 from .calibration_record import last_calibration
 from .run_directory import RunDirectory
+from .schedule import SchedulePlan
 from .settings import Settings, SettingsError, redact_options, redact_url
 
 
@@ -66,8 +68,9 @@ def first_metadata(
         "options": redact_options(options, names),
         "load": {
             "loop": "open" if settings.open_loop else "closed",
-            "rate_per_s": settings.rate_per_s if settings.open_loop else None,
-            "arrivals": settings.arrivals if settings.open_loop else None,
+            "rate_per_s": settings.schedule.rate_per_s if settings.open_loop else None,
+            "arrivals": settings.schedule.spacing if settings.open_loop else None,
+            "profile": settings.schedule.profile if settings.open_loop else None,
             "window": settings.window,
             "tokens": options.tokens,
             "gap_ms": options.gap_ms,
@@ -98,6 +101,8 @@ class Ending:
     warm_up_s: float
     steps: Sequence[Mapping[str, int]]
     server: Mapping[str, Any]
+    schedule: SchedulePlan | None = None
+    schedule_at_ns: int = 0
 
 
 def end_record(directory: RunDirectory, ending: Ending) -> str:
@@ -142,6 +147,11 @@ def end_record(directory: RunDirectory, ending: Ending) -> str:
         "window": {"warm_up_end_at_ns": warm_up_end, "steady_end_at_ns": steady_end, "drain_end_at_ns": drain_end},
         "steps": list(ending.steps),
     }
+    if ending.schedule is not None:
+        # In the whole seconds of the window, as everything else that is counted by seconds.
+        begin_s, end_s = math.ceil(warm_up_end / SECOND_NS), steady_end // SECOND_NS
+        start_s = ending.schedule_at_ns / SECOND_NS
+        metadata["load"]["asked_per_s"] = ending.schedule.asked_per_s(begin_s - start_s, end_s - start_s)
     metadata["load"]["users_max"] = max((step["users"] for step in ending.steps), default=0)
     directory.write_metadata(metadata)
     return status

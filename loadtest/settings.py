@@ -1,4 +1,4 @@
-"""The options of a load test: their names, defaults and help, and one checked object made of them."""
+"""The options of a load test, checked: one object made of them."""
 
 from __future__ import annotations
 
@@ -17,71 +17,17 @@ from websockets.exceptions import InvalidURI
 from websockets.uri import WebSocketURI, parse_uri
 
 from .arrivals import StopPlan
+from .options import SECRETS
 from .population import HEADER_NAME, Person, PopulationError, read_people, read_prompts
+from .schedule import PROFILES, SPACINGS, SchedulePlan
 from .yardsticks import YardstickError, Yardsticks, read_yardsticks
-from .yardsticks import add_options as add_yardsticks
 
-SECRETS = ("bearer_token", "header", "channel_key")
 # All but the reference server's own, which say how many tokens and how long.
 _SECRET_NAME = re.compile(r"(?!(?:tokens|token_bytes|tokens_cv)$).*(?:token|key|secret|passw|pwd|auth|sig|jwt|credential)", re.IGNORECASE)
-DRAIN_S = 5.0
-"""How long conversations in flight may go on after the end of a run before they are cut, unless --stop-timeout says otherwise."""
 
 
 class SettingsError(Exception):
     """An option is wrong; the message says what was expected, what came and what to do."""
-
-
-def add_options(parser: Any) -> None:
-    """Add every option to Locust's parser. No digit in a name and no list: Locust's web form would lose them."""
-    add = parser.add_argument
-    add("--adapter", default="loadtest.typewriter:Typewriter", help="the target's protocol, as module:Class or path/to/file.py:Class")
-    add("--tokens", type=int, default=0, help="tokens an answer, asked of a reference server by query; 0 = the server's own default")
-    add("--gap-ms", type=float, default=-1.0, help="gap between tokens asked of a reference server; 0 = unpaced, -1 = its default")
-    add("--ttft-ms", type=float, default=-1.0, help="time to first token asked of a reference server; -1 = its default")
-    add("--window", type=int, default=1, help="tokens the server sends ahead of acknowledgements; 0 = no acknowledgements")
-    add("--server-query", default="", help="further query of the reference server, as name=value&name=value")
-    add("--loop", choices=["closed", "open"], default="closed", help="closed: users go on when answered; open: starts are due")
-    add("--rate", type=float, default=10.0, help="open loop: conversations per second in all")
-    add("--arrivals", choices=["constant", "poisson"], default="constant", help="open loop: how arrivals are spaced")
-    add("--when-full", choices=["late", "drop"], default="late", help="open loop: what becomes of an arrival that finds no free user")
-    add("--think-time", type=float, default=0.0, help="closed loop: seconds between an answer and the next prompt")
-    add("--conversations-per-connection", type=int, default=0, help="close and reconnect after so many; 0 = stay connected")
-    add("--stop-share", type=float, default=0.0, help="share of the conversations that are stopped, 0 to 1")
-    add("--stop-after-tokens", default="2-8", help="stop after a number of tokens drawn from A-B, and a drawn part of the gap after it")
-    add("--stop-after-ms", default="", help="stop a time drawn from A-B milliseconds after the prompt, instead")
-    add("--idle-share", type=float, default=0.0, help="share of the users that only hold a connection, 0 to 1")
-    add("--connect-rate", type=float, default=0.0, help="connects per second in all, evenly paced; 0 = the spawn rate")
-    add("--reconnect-backoff", type=float, default=0.5, help="seconds before another try after a failed connect, doubling")
-    add("--prompts", default="", help="file of prompts, one a line; empty = generated ones")
-    add("--prompt-bytes", type=int, default=32, help="length of generated prompts")
-    add("--users-file", default="", help="CSV with a row a user: columns url, token, header:NAME")
-    add("--header", default="", is_secret=True, help="extra headers of the handshake, as Name: value, several separated by |")
-    add("--bearer-token", default="", is_secret=True, help="sent as Authorization: Bearer ...")
-    add("--origin", default="", help="Origin header of the handshake")
-    add("--subprotocol", default="", help="subprotocols to offer, separated by commas")
-    add("--compression", action="store_true", default=False, help="offer permessage-deflate")
-    add("--insecure", action="store_true", default=False, help="wss: do not verify the server's certificate")
-    add("--ca-file", default="", help="wss: trust the authorities in this PEM file")
-    add("--connect-timeout", type=float, default=10.0, help="seconds for TCP, TLS and the upgrade together")
-    add("--stall-timeout", type=float, default=30.0, help="seconds without a message after which a conversation has failed")
-    add("--max-message-bytes", type=int, default=1 << 20, help="longest message accepted")
-    add("--fresh-masks", action="store_true", default=False, help="mask every frame afresh, which is slower")
-    add("--source-address", default="", help="local addresses to connect from, separated by commas")
-    add("--record-tokens", action="store_true", default=False, help="write a row for every token, with its text when the server traces")
-    add("--trace", action="store_true", default=False, help="have a reference server name every token and record them all")
-    add("--no-scrape", action="store_true", default=False, help="do not read the target's /metrics")
-    add("--warm-up", type=float, default=2.0, help="seconds after the users are there that are left out of the figures")
-    add("--steps", default="", help="ladder of users:seconds, separated by commas, such as 10:8,50:8")
-    add_yardsticks(parser)
-    add("--seed", type=int, default=1, help="seed of everything that is drawn")
-    add("--scenario-file", default="", include_in_web_ui=False, help="JSON that describes the scenario, kept in run.json")
-    add("--runs-folder", default="runs", help="where run directories are made")
-    add("--run-dir", default="", include_in_web_ui=False, help="this run's directory, which must not exist; empty = a new one by time")
-    add("--channel-key", default="", is_secret=True, include_in_web_ui=False, help="a word that master and workers must share")
-    add("--worker-folder", default="", include_in_web_ui=False, help="where a worker keeps its record until the master has it")
-    add("--metrics-port", type=int, default=0, include_in_web_ui=False, help="serve live figures for Prometheus on this port; 0 = no")
-    add("--metrics-host", default="127.0.0.1", include_in_web_ui=False, help="address for --metrics-port")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +47,9 @@ class Settings:
     adapter: str
     window: int
     open_loop: bool
-    rate_per_s: float
-    arrivals: str
+    schedule: SchedulePlan
     drop_when_full: bool
+    patience_s: float
     think_time_s: float
     conversations_per_connection: int
     stop: StopPlan
@@ -154,9 +100,9 @@ def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
         adapter=options.adapter,
         window=low.whole("window", 0, 1024),
         open_loop=_choice("loop", options.loop, ("closed", "open")) == "open",
-        rate_per_s=low.number("rate", above=0),
-        arrivals=_choice("arrivals", options.arrivals, ("constant", "poisson")),
+        schedule=_schedule(options, low),
         drop_when_full=_choice("when-full", options.when_full, ("late", "drop")) == "drop",
+        patience_s=low.number("patience"),
         think_time_s=low.number("think_time"),
         conversations_per_connection=low.whole("conversations_per_connection", 0),
         stop=StopPlan(
@@ -282,6 +228,20 @@ class _Bounds:
             return kind(value)
         except (TypeError, ValueError, OverflowError):
             raise SettingsError(f"expected a number for --{name.replace('_', '-')}, got {value!r}") from None
+
+
+def _schedule(options: argparse.Namespace, low: _Bounds) -> SchedulePlan:
+    profile = _choice("rate-profile", options.rate_profile, PROFILES)
+    # A ramp or a spike may begin at nothing; a schedule that never asks for anything is a mistake.
+    rate = low.number("rate", above=0 if profile == "flat" else None)
+    peak = low.number("peak_rate", above=0 if profile != "flat" and rate == 0 else None)
+    if profile == "sine" and peak < rate:
+        raise SettingsError(f"expected --peak-rate of at least the {rate:g} of --rate with --rate-profile sine, got {peak:g}")
+    return SchedulePlan(
+        spacing=_choice("arrivals", options.arrivals, SPACINGS), rate_per_s=rate, burstiness=low.number("burstiness", above=0),
+        profile=profile, peak_per_s=peak, start_s=low.number("profile_start"), length_s=low.number("profile_length", above=0),
+        free_count=bool(options.free_count),
+    )  # fmt: skip
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import GreenletExit
-from gevent.event import AsyncResult
 from locust import User, task
 from locust.exception import StopTest, StopUser
 from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
 from .adapter import make_adapter
-from .alarm import Alarm
 from .arrivals import SECOND_NS
 from .conversation import NEVER, Conversation
 from .opening import ConnectError
 from .population import generate_prompt
-from .recorder import Recorder
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -30,77 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streamgauge")
 
 _BACKOFF_LIMIT_S = 10.0
-
-
-class OpenLoop:
-    """Hands due arrivals to waiting users; an arrival that finds none is late or dropped, never forgotten."""
-
-    def __init__(self, schedule: Iterator[int], drop_when_full: bool, recorder: Recorder) -> None:
-        self._schedule = schedule
-        self._drop = drop_when_full
-        self._recorder = recorder
-        self._waiting: deque[AsyncResult[int]] = deque()
-        self._backlog: deque[int] = deque()
-        self._greenlet: gevent.Greenlet[..., None] | None = None
-        self._over = False
-
-    def start(self) -> None:
-        """Begin the schedule now."""
-        if self._greenlet is None and not self._over:
-            self._greenlet = gevent.spawn(self._run, time.monotonic_ns())
-
-    def stop(self) -> None:
-        """End the schedule; what was due and is still waiting for a user is counted as dropped."""
-        if self._greenlet is not None:
-            self._greenlet.kill()
-            self._greenlet = None
-        self._over = True
-        self._recorder.counts["arrivals_dropped"] += len(self._backlog)
-        self._backlog.clear()
-
-    def take(self) -> int:
-        """The due instant (monotonic ns) of the next arrival; blocks the calling user until there is one."""
-        if self._backlog:
-            return self._backlog.popleft()
-        place: AsyncResult[int] = AsyncResult()
-        self._waiting.append(place)
-        try:
-            return place.get() or 0
-        except BaseException:
-            # A user that is stopped while it waits gives its place, or an arrival just handed to it, back.
-            if place.ready() and place.value is not None:
-                self.give_back(place.value)
-            else:
-                self._waiting.remove(place)
-            raise
-
-    def give_back(self, due: int) -> None:
-        """Take back an arrival from a user that cannot serve it after all: it goes to the next free one, or is late or dropped."""
-        if self._waiting and not self._over:
-            self._waiting.popleft().set(due)
-        elif self._drop or self._over:
-            self._recorder.counts["arrivals_dropped"] += 1
-        else:
-            self._backlog.appendleft(due)
-
-    def _run(self, start: int) -> None:
-        alarm = Alarm()
-        try:
-            self._keep_schedule(start, alarm)
-        finally:
-            alarm.close()
-
-    def _keep_schedule(self, start: int, alarm: Alarm) -> None:
-        for offset in self._schedule:
-            due = start + offset
-            alarm.wait_until(due)
-            self._recorder.counts["arrivals_due"] += 1
-            if self._waiting:
-                self._waiting.popleft().set(due)
-            elif self._drop:
-                self._recorder.counts["arrivals_dropped"] += 1
-            else:
-                self._backlog.append(due)
 
 
 class ConversationUser(User):
@@ -178,17 +102,18 @@ class ConversationUser(User):
         due = NEVER
         if run.open_loop is not None:
             self._enter_wait()
-            due = run.open_loop.take()
+            taken = run.open_loop.take()
             try:
                 self._leave_wait()
                 if stream.closed is not None:
                     stream = self.connected()
             except BaseException:
-                run.open_loop.give_back(due)
+                run.open_loop.give_back(taken)
                 raise
             if stream is None:
-                run.open_loop.give_back(due)
+                run.open_loop.give_back(taken)
                 return None
+            due = taken[0]
         draw = run.draw_for(self.number, self.conversations)
         self.conversations += 1
         conversation = Conversation(stream.number, run.engine.recorder.number_conversation(), run.users(), stream.adapter.window, due)

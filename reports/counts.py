@@ -64,16 +64,25 @@ def count_tokens(run: Run) -> dict[str, int]:
 
 
 def measure_load(run: Run) -> dict[str, Any]:
-    """Offered and achieved load in the steady window, conversations/s; ``offered_per_s`` is None in a closed loop."""
+    """Asked, offered and achieved load in the whole seconds of the steady window, conversations/s; what was late or dropped.
+
+    ``asked_per_s`` is the mean of the rate that the schedule was to follow, ``offered_per_s`` what it made of it, both None in a closed
+    loop; ``achieved_per_s`` counts prompts sent. An arrival is late or dropped in the second in which it was due.
+    """
     stated = run.metadata.get("load") or {}
-    per_second = run.per_second().reindex(run.window.seconds)
-    length = len(run.window.seconds)
+    seconds = run.window.seconds
+    per_second = run.per_second().reindex(seconds)
+    length = len(seconds)
     is_open = stated.get("loop") == "open"
+    sent = np.floor(run.conversations["sent_at_ns"].to_numpy(dtype=np.float64) / 1e9)
+    started = int(((sent >= seconds[0]) & (sent <= seconds[-1])).sum()) if length else 0
     return {
         "loop": stated.get("loop"), "stated_rate_per_s": stated.get("rate_per_s"), "users_max": stated.get("users_max"),
+        "asked_per_s": stated.get("asked_per_s"),
         "offered_per_s": float(per_second["arrivals_due"].sum()) / length if is_open and length else None,
-        "achieved_per_s": float(per_second["conversations_started"].sum()) / length if length else None,
-        "dropped": _total(run, "arrivals_dropped"), "due": _total(run, "arrivals_due"),
+        "achieved_per_s": started / length if length else None,
+        "due": _total(run, "arrivals_due"), "late": _total(run, "arrivals_late"), "dropped": _total(run, "arrivals_dropped"),
+        "in_window": {name: int(per_second[f"arrivals_{name}"].sum()) for name in ("due", "late", "dropped")} if is_open else None,
     }  # fmt: skip
 
 

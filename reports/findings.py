@@ -43,6 +43,8 @@ def find_findings(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     note("tainted", tainted, f"{left_out}: counted, but kept out of the figures.")
     dropped = summary["load"]["dropped"]
     note("dropped", dropped, f"{plural(dropped, 'arrival')} of {count(summary['load']['due'])} dropped: all users were in conversations.")
+    late = summary["load"]["late"]
+    note("late", late, f"{plural(late, 'arrival')} of {count(summary['load']['due'])} found no free user and had to wait for one.")
     again = connections["syn_retransmitted"]
     note("syn_retransmitted", again, f"{plural(again, 'connect')} had to repeat the SYN: the target's listen queue was full.")
     leaked = server["leaked_connections"]

@@ -20,8 +20,8 @@ LONGEST_LINES = 450  # the aim is 350: a file answers one question
 
 # Files of loadtest/ that know no socket, no clock, no gevent and no Locust.
 PURE_HALF = (
-    "metrics", "objectives", "yardsticks", "fairness",
-    "histogram", "run_directory", "adapter", "typewriter", "conversation", "arrivals", "recorder", "environment",
+    "metrics", "objectives", "yardsticks", "fairness", "histogram", "run_directory", "adapter", "typewriter", "conversation",
+    "arrivals", "rates", "schedule", "recorder", "environment",
     "calibration_record",
 )  # fmt: skip
 # What reports/ and benchmarks/ may take from there.

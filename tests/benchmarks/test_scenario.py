@@ -247,7 +247,7 @@ class TestOptions:
         assert "--processes=2" in two.load.options()
 
     def test_the_generator_knows_every_option(self) -> None:
-        from loadtest.settings import add_options
+        from loadtest.options import add_options
 
         known: set[str] = set()
 

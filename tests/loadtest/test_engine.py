@@ -51,6 +51,27 @@ def test_an_arrival_is_served_late_or_dropped_but_never_lost(play: Callable[...,
     }  # fmt: skip
 
 
+def test_a_process_that_leaves_and_one_that_takes_over_start_each_arrival_once(play: Callable[..., Any]) -> None:
+    told = play("redeal")
+    from_ns, (leaving, staying) = told["from_ns"], told["taken"]
+    started = sorted(number for number, _ in leaving + staying)
+    assert started == list(range(len(started)))
+    assert max(offset for _, offset in leaving) < from_ns < max(offset for _, offset in staying)
+    # Until then every second one each, then all to the one that stays.
+    assert {number % 2 for number, offset in staying if offset < from_ns} == {1}
+    assert {number % 2 for number, offset in staying if offset >= from_ns} == {0, 1}
+
+
+def test_an_arrival_that_has_waited_for_too_long_gives_up_and_is_counted(play: Callable[..., Any]) -> None:
+    told = play("patience")
+    counts = told["counts"]
+    assert counts["arrivals_due"] == counts["arrivals_late"]
+    # All but the one that was taken.
+    assert counts["arrivals_dropped"] == counts["arrivals_due"] - 1
+    # Nobody took any for 200 ms, and what had waited longer than 20 ms was gone.
+    assert told["waiting"] < counts["arrivals_due"]
+
+
 def test_what_tests_and_reports_import_patches_nothing() -> None:
     code = (
         "import sys, socket, loadtest.run_directory, loadtest.recorder, loadtest.metrics, tests.loadtest.locust_run\n"

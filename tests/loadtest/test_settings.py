@@ -14,13 +14,13 @@ import pytest
 import trustme
 
 from loadtest.arrivals import StopPlan
+from loadtest.options import SECRETS, add_options
 from loadtest.population import Person
+from loadtest.schedule import SchedulePlan
 from loadtest.settings import (
-    SECRETS,
     Settings,
     SettingsError,
     Step,
-    add_options,
     check_settings,
     parse_target,
     redact_options,
@@ -89,7 +89,8 @@ def test_options_become_settings(tmp_path: Path) -> None:
         "--bearer-token", "abc", "--origin", "http://here", "--subprotocol", "a, b,", "--steps", "10:8, 50:2.5",
         "--source-address", "127.0.0.2, ::1", "--run-dir", "out", "--scenario-file", "s.json", "--no-scrape", "--window", "8",
     )  # fmt: skip
-    assert (made.open_loop, made.rate_per_s, made.arrivals, made.drop_when_full, made.think_time_s) == (True, 2.5, "poisson", True, 0.5)
+    assert (made.open_loop, made.drop_when_full, made.think_time_s) == (True, True, 0.5)
+    assert made.schedule == SchedulePlan("poisson", 2.5, length_s=60.0)
     assert made.stop == StopPlan(0.25, after_ms=(100, 300))
     assert (made.prompts, made.people) == (("a", "b"), (Person("ws://other/ws"),))
     assert made.headers == (("X-A", "1"), ("X-B", "2:3"), ("Authorization", "Bearer abc"))
@@ -102,13 +103,21 @@ def test_options_become_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (["--rate", "0"], "expected --rate above 0, got 0"),
+        (["--rate", "0", "--rate-profile", "ramp"], "expected --peak-rate above 0, got 0"),
+        (
+            ["--rate", "9", "--rate-profile", "sine", "--peak-rate", "8"],
+            "expected --peak-rate of at least the 9 of --rate with --rate-profile sine, got 8",
+        ),
+        (["--rate-profile", "spike", "--profile-length", "0"], "expected --profile-length above 0, got 0"),
+        (["--burstiness", "0"], "expected --burstiness above 0, got 0"),
+        (["--patience", "-1"], "expected --patience of at least 0, got -1"),
         (["--window", "-1"], "expected --window from 0 to 1024, got -1"),
         (["--window", "1025"], "expected --window from 0 to 1024, got 1025"),
         (["--tokens", "-5"], "expected --tokens of at least 0, got -5"),
         (["--gap-ms", "-2"], "expected --gap-ms of at least 0, got -2"),
         (["--gap-ms", "nan"], "expected --gap-ms of at least 0, got nan"),
         (["--ttft-ms", "inf"], "expected --ttft-ms of at least 0, got inf"),
-        (["--rate", "0"], "expected --rate above 0, got 0"),
         (["--rate", "inf"], "expected --rate above 0, got inf"),
         (["--think-time", "-1"], "expected --think-time of at least 0, got -1"),
         (["--conversations-per-connection", "-1"], "expected --conversations-per-connection of at least 0, got -1"),
@@ -157,7 +166,7 @@ def test_a_wrong_option_has_its_sentence(options: list[str], sentence: str) -> N
         ("seed", float("inf"), "expected a number for --seed, got inf"),
         ("rate", "", "expected a number for --rate, got ''"),
         ("loop", "half", "expected --loop to be one of closed, open, got 'half'"),
-        ("arrivals", "", "expected --arrivals to be one of constant, poisson, got ''"),
+        ("arrivals", "", "expected --arrivals to be one of constant, poisson, gamma, got ''"),
         ("when_full", "wait", "expected --when-full to be one of late, drop, got 'wait'"),
     ],
 )

@@ -19,14 +19,15 @@ from locust.env import Environment
 from locust.stats import PERCENTILES_TO_REPORT, StatsCSV
 from websockets.uri import parse_uri
 
-from loadtest.arrivals import constant
+from loadtest.arrivals import Arrival, Share, arrive, evenly
 from loadtest.clock import Clock
 from loadtest.conversation import Conversation
 from loadtest.engine import Engine
 from loadtest.feed import bucket, feed, refine_locust
+from loadtest.open_loop import OpenLoop
+from loadtest.rates import flat
 from loadtest.recorder import Flush, Recorder
 from loadtest.target_metrics import interval_columns, read_target_metrics
-from loadtest.users import OpenLoop
 
 block = get_original("time", "sleep")
 
@@ -142,28 +143,67 @@ def arrivals():
     told = {}
     for drop in (False, True):
         recorder = Recorder("w0", 0, Sink())
-        loop = OpenLoop(constant(100), drop, recorder)
-        loop.give_back(5)
-        counts = recorder.counts
-        told[f"{drop}/kept"] = [list(loop._backlog), counts["arrivals_dropped"]]
+        counts = Counter()
+        recorder.count_at = lambda counter, instant, counts=counts: counts.update([counter])
+        loop = OpenLoop(drop, recorder)
+        loop.give_back((5, Arrival(0, 0)))
+        told[f"{drop}/kept"] = [[due for due, _ in loop._backlog], counts["arrivals_dropped"]]
         if not drop:
-            told["taken"] = loop.take()
+            told["taken"] = loop.take()[0]
         waiting = gevent.spawn(loop.take)
         gevent.sleep(0)
-        loop.give_back(6)
-        told[f"{drop}/handed"] = waiting.get(timeout=5)
+        loop.give_back((6, Arrival(0, 0)))
+        told[f"{drop}/handed"] = waiting.get(timeout=5)[0]
         killed = gevent.spawn(loop.take)
         gevent.sleep(0)
         # Ended in the same moment as it was handed an arrival.
         killed.kill(block=False)
-        loop.give_back(7)
+        loop.give_back((7, Arrival(0, 0)))
         killed.join()
-        told[f"{drop}/killed"] = [list(loop._backlog), counts["arrivals_dropped"], len(loop._waiting)]
+        told[f"{drop}/killed"] = [[due for due, _ in loop._backlog], counts["arrivals_dropped"], len(loop._waiting)]
         loop.stop()
-        loop.give_back(8)
-        loop.start()
+        loop.give_back((8, Arrival(0, 0)))
+        loop.start(Share(arrive(evenly(), flat(100))), time.monotonic_ns())
         told[f"{drop}/over"] = [counts["arrivals_dropped"], counts["arrivals_due"], loop._greenlet is None]
     return told
+
+
+def redeal():
+    """Two processes' open loops over one schedule, dealt anew in the middle; the arrivals that each handed out."""
+    start, taken, loops = time.monotonic_ns() + 20_000_000, [[], []], []
+
+    def user(loop, found):
+        while True:
+            due, arrival = loop.take()
+            found.append([arrival.number, due - start])
+
+    for worker in range(2):
+        loops.append(OpenLoop(False, Recorder("w0", 0, Sink())))
+        gevent.spawn(user, loops[worker], taken[worker])
+        loops[worker].start(Share(arrive(evenly(), flat(1000)), worker, 2), start)
+    gevent.sleep(0.05)
+    now = time.monotonic_ns() - start
+    from_ns = now + 500_000_000
+    loops[0].redeal(from_ns, None, 1)
+    loops[1].redeal(from_ns, 0, 1)
+    gevent.sleep(0.6)
+    for loop in loops:
+        loop.stop()
+    return {"from_ns": from_ns, "taken": taken}
+
+
+def patience():
+    """An arrival that has been late for longer than it has patience."""
+    recorder = Recorder("w0", 0, Sink())
+    counts = Counter()
+    recorder.count_at = lambda counter, instant: counts.update([counter])
+    loop = OpenLoop(False, recorder, patience_ns=20_000_000)
+    loop.start(Share(arrive(evenly(), flat(1000))), time.monotonic_ns())
+    gevent.sleep(0.2)
+    waiting = len(loop._backlog)
+    oldest = time.monotonic_ns() - loop.take()[0]
+    loop.stop()
+    return {"counts": counts, "waiting": waiting, "oldest_ns": oldest}
 
 
 def metrics(*urls):
@@ -177,5 +217,6 @@ def metrics(*urls):
 
 
 scene, *arguments = sys.argv[1:]
-result = {"fed": fed, "clockwork": clockwork, "resolved": resolved, "arrivals": arrivals, "metrics": metrics}[scene](*arguments)
+scenes = (fed, clockwork, resolved, arrivals, redeal, patience, metrics)
+result = {one.__name__: one for one in scenes}[scene](*arguments)
 sys.stdout.write(json.dumps(result, default=float))
