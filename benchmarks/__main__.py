@@ -23,6 +23,8 @@ OWN_OPTIONS: Final = {
     "omission": "benchmarks.omission",
     "account": "benchmarks.accounting",
     "sabotage": "benchmarks.sabotage",
+    "check": "benchmarks.check",
+    "prove": "benchmarks.prove",
 }
 """Commands that read their own options, and where they live: imported late, for they bring pandas with them."""
 

@@ -50,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("omission", help="coordinated omission shown: a stopped server, a stopped generator", add_help=False)
     commands.add_parser("sabotage", help="does every rule of validity refuse a run with its fault, and none a healthy one?", add_help=False)
     commands.add_parser("account", help="every token that the server sent, held against what a run received", add_help=False)
+    commands.add_parser("check", help="is one server slower than another, by an amount that matters? for CI", add_help=False)
+    commands.add_parser("prove", help="is the check's verdict worth anything? simulated jobs, and real ones", add_help=False)
     return top
 
 

@@ -163,9 +163,10 @@ class Processes:
             self._watcher.wait()
 
     def start(
-        self, name: str, command: Sequence[str], log: Path, cpus: frozenset[int] | None = None, environment: Mapping[str, str] | None = None
-    ) -> Process:
-        """Start ``command`` from the project's folder with its output in ``log``; ProcessError when that is not possible.
+        self, name: str, command: Sequence[str], log: Path, cpus: frozenset[int] | None = None,
+        environment: Mapping[str, str] | None = None, cwd: Path = ROOT,
+    ) -> Process:  # fmt: skip
+        """Start ``command`` from ``cwd`` (the project's folder) with its output in ``log``; ProcessError when that is not possible.
 
         ``environment`` is laid over ours, out of which Locust's variables are taken: they would change the load behind the scenario's back.
         """
@@ -173,7 +174,7 @@ class Processes:
         try:
             with log.open("wb") as output:
                 popen = subprocess.Popen(
-                    list(command), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                    list(command), cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
                     env={**inherited, "PYTHONUNBUFFERED": "1", **(environment or {})},
                 )  # fmt: skip
         except OSError as error:
