@@ -36,6 +36,7 @@ def tail(n: int, w: int) -> float:
     return sum(_ways(tuple(range(1, n + 1)))[max(0, w) :]) / (1 << n)
 
 
+@functools.cache
 def critical(n: int, alpha: float) -> int | None:
     """The smallest w with P(W+ >= w) <= alpha; None where even n(n+1)/2, all signs alike, is likelier than that."""
     reached = [w for w in range(pairs(n) + 1) if tail(n, w) <= alpha]
