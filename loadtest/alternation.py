@@ -110,6 +110,8 @@ class Alternation:
         try:
             for name in self.job["starts"]:
                 self._load(self.arms[name], self.job["warm_up_s"])
+                # What is asked for begins anew with the first slice: the k-th conversation of a user is the same on both arms.
+                self.arms[name].turns = [0] * self.job["users"]
                 self.arms[name].count_instructions()
             # Lists of integers make no cycles, and a search for some in the middle of a slice would be a stall of ours.
             gc.collect()
