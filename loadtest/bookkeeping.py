@@ -14,7 +14,6 @@ from typing import Any
 
 from locust.env import Environment
 
-from .adapter import AdapterError, load_adapter, make_adapter
 from .arrivals import SECOND_NS
 from .clock import Clock
 from .environment import describe_machine, describe_revision, describe_versions
@@ -54,13 +53,8 @@ class Bookkeeping:
         return check_settings(options, self.environment.host)
 
     def check(self) -> Settings:
-        """The options, checked, with the adapter and the files they name; SettingsError says what is wrong."""
+        """The options, checked, with the files they name; SettingsError says what is wrong."""
         settings = self.read_settings()
-        try:
-            adapter = load_adapter(settings.adapter)
-            make_adapter(adapter, {"window": settings.window})
-        except AdapterError as error:
-            raise SettingsError(str(error)) from None
         if settings.scenario_file is not None:
             read_scenario(settings.scenario_file)
         if settings.run_dir is not None and os.path.lexists(settings.run_dir) and self.directory is None:

@@ -37,7 +37,8 @@ class Conversation:
     __slots__ = (
         "arrivals", "coalesced", "connection", "cut", "detail", "due", "ended_arrival", "ended_read", "error", "excess", "extra_tokens",
         "extras", "first_arrival", "lag_max", "last_arrival", "late", "longest", "number", "offset", "outcome", "overrun", "reads",
-        "received_bytes", "recorded", "sent", "stalls", "stop_delay_s", "stop_index", "stop_sent", "taint", "texts", "users", "window",
+        "received_bytes", "recorded", "reported", "sent", "stalls", "stop_delay_s", "stop_index", "stop_sent", "taint", "texts", "users",
+        "window",
     )  # fmt: skip
 
     def __init__(self, connection: int, number: int, users: int, window: int, due: int = NEVER) -> None:
@@ -65,6 +66,8 @@ class Conversation:
         # Tokens beyond the first of messages that carried several; and those not measured yet, each with its place in ``arrivals``.
         self.extra_tokens = 0
         self.extras: list[tuple[int, int]] | None = None
+        # How many tokens the server itself says there were; it stands in place of the number counted.
+        self.reported: int | None = None
         # What earlier drains have already recorded: entries cut from the lists, and how many of those left are recorded.
         self.cut = 0
         self.recorded = 0
@@ -98,6 +101,16 @@ class Conversation:
             self.extras = []
         self.extras.append((len(self.arrivals) - 1, tokens))
 
+    def report(self, tokens: int) -> None:
+        """The server says how many tokens the answer had; nothing is believed of an answer that it says had none, or that brought none."""
+        if tokens > 0 and self.messages:
+            self.reported = tokens
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that have come: as many as the server says, else as many as were counted."""
+        return self.messages + self.extra_tokens if self.reported is None else self.reported
+
     def end(self, arrival: int, read: int) -> None:
         """The end message has come: the table names the outcome."""
         self.ended_arrival, self.ended_read = arrival, read
@@ -116,6 +129,11 @@ class Conversation:
         """The end of the run cuts it."""
         self.ended_read = now
         self.outcome = "abandoned"
+
+    def cancel(self, now: int) -> None:
+        """It was stopped by closing its connection: no end message can come, so there is no stop latency."""
+        self.ended_read = now
+        self.outcome = "stopped"
 
     @property
     def stop_crossed(self) -> bool:
@@ -273,7 +291,7 @@ def _late(beyond: Ints, new: Flags, starts: Ints, lengths: Ints, fresh: Sequence
 
 def finished_row(c: Conversation, origin: int) -> dict[str, Any]:
     """The row of one conversation whose tokens are all measured; instants relative to ``origin`` (monotonic ns)."""
-    tokens = c.messages + c.extra_tokens
+    tokens = c.tokens
     first = None if c.first_arrival == NEVER else c.first_arrival
     due = None if c.due == NEVER else c.due
     ended = None if c.ended_arrival == NEVER else c.ended_arrival - c.offset
@@ -316,7 +334,8 @@ def finished_row(c: Conversation, origin: int) -> dict[str, Any]:
         "stalls": c.stalls,
         "late_tokens": c.late,
         "stop_latency_ns": since(stop, ended) if c.outcome == "stopped" else None,
-        "overrun_tokens": c.overrun if stop is not None else None,
+        # Of a conversation that was stopped by closing its connection nobody sees what the server still sent.
+        "overrun_tokens": None if stop is None or (c.outcome == "stopped" and ended is None) else c.overrun,
         "error": c.error,
         "error_detail": c.detail,
         "taint": c.taint,

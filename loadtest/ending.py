@@ -12,7 +12,7 @@ from websockets.frames import Close
 from .opening import KERNEL_STAMPS
 
 if TYPE_CHECKING:
-    from .stream import Stream
+    from .connection import Connection
 
 _CLEAN = (1000, 1001, 1005)
 
@@ -40,7 +40,7 @@ def closed_by_network(error: OSError) -> Closed:
     return Closed(False, "network", 1006, "reset", f"{name}: {error.strerror or error}")
 
 
-def connection_row(stream: Stream, outcome: str, error: str | None, detail: str | None) -> dict[str, Any]:
+def connection_row(stream: Connection, outcome: str, error: str | None, detail: str | None) -> dict[str, Any]:
     """The row of a connection that is closed or never opened; instants are monotonic."""
     opening, closed = stream.opening, stream.closed
     return {

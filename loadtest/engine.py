@@ -23,7 +23,7 @@ from .frames import frame_of
 from .recorder import Flush, Recorder, Stall
 
 if TYPE_CHECKING:
-    from .stream import Stream
+    from .connection import Connection
 
 _TICK_S = 0.02
 _ABSORB_EVERY = 4
@@ -52,7 +52,7 @@ class Engine:
         self.recorder = recorder
         self.clock = clock
         self.record_texts = record_texts
-        self.streams: set[Stream] = set()
+        self.streams: set[Connection] = set()
         self.opening = 0
         self.streaming = 0
         self.users: Callable[[], int] = lambda: 0

@@ -12,7 +12,6 @@ import gevent
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
-from .adapter import load_adapter
 from .arrivals import SECOND_NS, Pacing, Share
 from .clock import Clock
 from .clock_offset import Offset
@@ -76,7 +75,7 @@ class Measurement:
         engine.broken = self._on_broken
         open_loop = OpenLoop(settings.drop_when_full, recorder, round(settings.patience_s * SECOND_NS)) if settings.open_loop else None
         self.run = Run(
-            settings=settings, worker=worker, engine=engine, adapter=load_adapter(settings.adapter),
+            settings=settings, worker=worker, engine=engine,
             target=make_target(settings, settings.uri, trace=where["name"] if settings.trace else None), open_loop=open_loop,
             users_of=lambda: self._runner.user_count, position=position % workers, workers=workers,
         )  # fmt: skip

@@ -14,7 +14,7 @@ import ssl
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -152,15 +152,29 @@ class Opening:
         self.watcher: Any = None
         self.tls: Tls | None = None
 
-    def run(self) -> tuple[ClientProtocol, int]:
-        """Connect and shake hands: the open protocol and the arrival of its last bytes; ConnectError says why not."""
+    def run(self, headers: Sequence[tuple[str, str]] = ()) -> tuple[ClientProtocol, int]:
+        """Connect and shake hands: the open protocol and the arrival of its last bytes; ConnectError says why not.
+
+        ``headers`` are the adapter's own, sent beside the target's.
+        """
+        opened: tuple[ClientProtocol, int] = self._within_deadline(lambda: self._upgrade(headers))
+        return opened
+
+    def connect(self) -> None:
+        """Connect, with TLS where the target has it, and nothing more: for what speaks HTTP; ConnectError says why not."""
+        self._within_deadline(self._note_connected)
+
+    def _note_connected(self) -> None:
+        self.connect_time_ns = _now() - self.started
+
+    def _within_deadline(self, finish: Callable[[], Any]) -> Any:
         deadline = gevent.Timeout(self._target.connect_timeout_s)
         deadline.start()
         try:
             self._connect()
             if self._target.tls is not None:
                 self._start_tls(self._target.tls)
-            return self._upgrade()
+            return finish()
         except gevent.Timeout as timeout:
             if timeout is not deadline:
                 raise
@@ -212,11 +226,11 @@ class Opening:
         self.tls = tls
         self.tls_ns = _now() - started
 
-    def _upgrade(self) -> tuple[ClientProtocol, int]:
+    def _upgrade(self, headers: Sequence[tuple[str, str]]) -> tuple[ClientProtocol, int]:
         started = _now()
         target = self._target
         protocol = ClientProtocol(
-            target.uri if target.trace is None else self._traced_uri(target.uri, target.trace),
+            self.uri(),
             origin=target.origin,  # type: ignore[arg-type]  # a NewType of str
             extensions=[ClientPerMessageDeflateFactory()] if target.compression else None,
             subprotocols=target.subprotocols or None,  # type: ignore[arg-type]  # a NewType of str
@@ -224,7 +238,7 @@ class Opening:
             logger=self._engine.protocol_logger,
         )
         request = protocol.connect()
-        for name, value in target.headers:
+        for name, value in (*headers, *target.headers):
             request.headers[name] = value
         protocol.send_request(request)
         asked = b"".join(protocol.data_to_send())
@@ -252,8 +266,12 @@ class Opening:
         self.upgrade_ns = max(0, arrived - started)
         return protocol, arrival
 
-    def _traced_uri(self, uri: WebSocketURI, run: str) -> WebSocketURI:
-        """The URI that asks a reference server to name run, connection, conversation, sequence and sending time in every token."""
+    def uri(self) -> WebSocketURI:
+        """The target's URI; one that asks a reference server to name run, connection, conversation, sequence and sending time in every
+        token, where the run is traced."""
+        uri, run = self._target.uri, self._target.trace
+        if run is None:
+            return uri
         mark = f"trace={run}&connection={self._engine.recorder.worker}-{self._number}"
         return dataclasses.replace(uri, query=f"{uri.query}&{mark}" if uri.query else mark)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .adapter import SHIPPED
 from .schedule import PROFILES, SPACINGS
 from .yardsticks import add_options as add_yardsticks
 
@@ -15,7 +16,8 @@ DRAIN_S = 5.0
 def add_options(parser: Any) -> None:
     """Add every option to Locust's parser. No digit in a name and no list: Locust's web form would lose them."""
     add = parser.add_argument
-    add("--adapter", default="loadtest.typewriter:Typewriter", help="the target's protocol, as module:Class or path/to/file.py:Class")
+    add("--adapter", default="typewriter", help=f"the target's protocol: {', '.join(SHIPPED)}, module:Class or path/to/file.py:Class")
+    add("--adapter-file", default="", help="TOML or JSON with the adapter's own options, and perhaps its name, in a table [adapter]")
     add("--tokens", type=int, default=0, help="tokens an answer, asked of a reference server by query; 0 = the server's own default")
     add("--gap-ms", type=float, default=-1.0, help="gap between tokens asked of a reference server; 0 = unpaced, -1 = its default")
     add("--ttft-ms", type=float, default=-1.0, help="time to first token asked of a reference server; -1 = its default")

@@ -1,18 +1,21 @@
-"""Does the target answer an upgrade: one connection, opened and closed before a run."""
+"""Does the target answer at all: one connection, opened and closed before a run; over HTTP one answer as far as its first token."""
 
 from __future__ import annotations
 
+import random
 import time
 from typing import Any
 
-from .adapter import load_adapter, make_adapter
+from .adapter import HTTP
+from .arrivals import Stop
 from .clock import Clock
+from .conversation import Conversation
 from .engine import Engine
 from .opening import ConnectError
+from .population import generate_prompt
 from .recorder import Recorder
-from .run import make_target
+from .run import make_connection, make_target
 from .settings import Settings, SettingsError, redact_url
-from .stream import Stream
 
 
 class _Nowhere:
@@ -23,13 +26,28 @@ class _Nowhere:
 
 
 def probe(settings: Settings, clock: Clock) -> None:
-    """Open and close one connection; SettingsError when the target does not answer an upgrade."""
+    """Open and close one connection; SettingsError when the target does not answer an upgrade, or refuses what the adapter asks.
+
+    An HTTP server says only to a request whether it serves: its answer is stopped at the first token.
+    """
     engine = Engine(Recorder("probe", time.monotonic_ns(), _Nowhere()), clock, settings.stall_timeout_s)
-    adapter = make_adapter(load_adapter(settings.adapter), {"window": settings.window})
-    stream = Stream(engine, make_target(settings, settings.uri), adapter)
+    connection = make_connection(settings, engine, make_target(settings, settings.uri))
+    what = "a server" if settings.transport == HTTP else "a WebSocket server"
     try:
-        stream.open()
+        connection.open()
     except ConnectError as error:
         found = f"got {error.kind} ({error.detail}); is it running, and is the path right?"
-        raise SettingsError(f"expected a WebSocket server at {redact_url(settings.url)}, {found}") from None
-    stream.close(timeout_s=1.0)
+        raise SettingsError(f"expected {what} at {redact_url(settings.url)}, {found}") from None
+    if settings.transport == HTTP:
+        conversation = Conversation(connection.number, 0, 1, 0)
+        engine.start()
+        try:
+            connection.converse(
+                conversation, settings.prompts[0] if settings.prompts else generate_prompt(random.Random(settings.seed), 32), Stop(tokens=1)
+            )
+        finally:
+            engine.stop()
+        if conversation.error is not None:
+            found = f"got {conversation.error} ({conversation.detail}); are the path, the adapter and its options right?"
+            raise SettingsError(f"expected an answer to a prompt from {redact_url(settings.url)}, {found}")
+    connection.close(timeout_s=1.0)

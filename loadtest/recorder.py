@@ -159,6 +159,8 @@ class Recorder:
         self._count_outcomes(rows)
         self._absorb_tokens(tokens, everyone)
         for c in finished:
+            if c.reported is not None:
+                self._absorb_report(c)
             if c.taint is None:
                 self._shares.end(c.number, max(0, c.ended_read - self.origin) // SECOND_NS)
             else:
@@ -249,6 +251,20 @@ class Recorder:
                     "coalesced": tokens.coalesced, "text": tokens.texts, "tokens": 1 + tokens.extra,
                 },
             )  # fmt: skip
+
+    def _absorb_report(self, c: Conversation) -> None:
+        """Tokens that the server says it sent beyond those counted (or fewer), spread evenly from the first message to the last."""
+        surplus = c.tokens - c.messages - c.extra_tokens
+        if surplus > 1:
+            # One more may be the mark of the end, which has no text; more were in messages with others.
+            self._gap_metric = "inter_chunk"
+        first, last = (max(0, instant - self.origin) for instant in (c.first_arrival, c.last_arrival))
+        given = 0
+        for second in range(first // SECOND_NS, last // SECOND_NS + 1):
+            share = 1.0 if last <= first else min(1.0, ((second + 1) * SECOND_NS - first) / (last - first))
+            part = round(surplus * share) - given
+            given += part
+            self._tokens[second] = self._tokens.get(second, 0) + part
 
     def _absorb_shares(self, tokens: Measured, seconds: Ints, tainted: npt.NDArray[np.bool_], everyone: Sequence[Conversation]) -> None:
         """Tokens of each conversation and second, of those that the generator has not disturbed."""

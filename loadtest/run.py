@@ -6,15 +6,18 @@ import random
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from websockets.uri import WebSocketURI
 
+from .adapter import HTTP, make_adapter
+from .connection import Connection
 from .engine import Engine
+from .event_stream import EventStream
 from .open_loop import OpenLoop
 from .opening import Target
 from .population import Person
 from .settings import Settings, parse_target
+from .stream import Stream
 
 
 @dataclass(slots=True)
@@ -24,7 +27,6 @@ class Run:
     settings: Settings
     worker: str
     engine: Engine
-    adapter: Any
     target: Target
     open_loop: OpenLoop | None
     users_of: Callable[[], int]
@@ -51,6 +53,10 @@ class Run:
         self._draw.seed(f"{self.settings.seed}:{self.worker}:{user}:{turn}")
         return self._draw
 
+    def connection(self, target: Target, user: int, attempt: int) -> Connection:
+        """A connection, not open yet, of the kind that the adapter speaks through."""
+        return make_connection(self.settings, self.engine, target, user, attempt)
+
     def users(self) -> int:
         """How many users run in all processes, as far as this one knows."""
         return self.users_of()
@@ -60,7 +66,7 @@ class Run:
         if person is None:
             return self.target
         if person not in self._targets:
-            uri = self.target.uri if person.url is None else parse_target(person.url)
+            uri = self.target.uri if person.url is None else parse_target(person.url, self.settings.transport)
             self._targets[person] = make_target(self.settings, uri, person.headers, self.target.trace)
         return self._targets[person]
 
@@ -77,3 +83,9 @@ def make_target(settings: Settings, uri: WebSocketURI, headers: tuple[tuple[str,
         max_message_bytes=settings.max_message_bytes, fresh_masks=settings.fresh_masks, source_addresses=settings.source_addresses,
         trace=trace,
     )  # fmt: skip
+
+
+def make_connection(settings: Settings, engine: Engine, target: Target, user: int = 0, attempt: int = 0) -> Connection:
+    """A connection with an adapter of its own; AdapterError when that cannot be made."""
+    adapter = make_adapter(settings.adapter_class, settings.adapter_options)
+    return (EventStream if settings.transport == HTTP else Stream)(engine, target, adapter, user, attempt)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .adapter_table import redact_table
 from .arrivals import SECOND_NS
 from .calibration_record import last_calibration
 from .run_directory import RunDirectory
@@ -60,7 +61,12 @@ def first_metadata(
         "status_reasons": [],
         "name": name,
         "scenario": scenario,
-        "target": {"url": redact_url(settings.url), "adapter": settings.adapter},
+        "target": {
+            "url": redact_url(settings.url),
+            "adapter": settings.adapter,
+            "transport": settings.transport,
+            "adapter_options": redact_table({name: value for name, value in settings.adapter_options.items() if name != "window"}),
+        },
         "origin_wall_ns": origin_wall_ns,
         "started_utc": _utc(started),
         "ended_utc": None,

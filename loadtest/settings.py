@@ -7,7 +7,7 @@ import ipaddress
 import math
 import re
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from websockets.exceptions import InvalidURI
 from websockets.uri import WebSocketURI, parse_uri
 
+from .adapter import HTTP, WEBSOCKET, AdapterError, load_adapter, make_adapter, transport_of
+from .adapter_table import read_adapter_file
 from .arrivals import StopPlan
 from .options import SECRETS
 from .population import HEADER_NAME, Person, PopulationError, read_people, read_prompts
@@ -24,6 +26,7 @@ from .yardsticks import YardstickError, Yardsticks, read_yardsticks
 
 # All but the reference server's own, which say how many tokens and how long.
 _SECRET_NAME = re.compile(r"(?!(?:tokens|token_bytes|tokens_cv)$).*(?:token|key|secret|passw|pwd|auth|sig|jwt|credential)", re.IGNORECASE)
+_SCHEMES = {WEBSOCKET: "ws:// or wss://", HTTP: "http:// or https://"}
 
 
 class SettingsError(Exception):
@@ -45,6 +48,9 @@ class Settings:
     uri: WebSocketURI
     url: str
     adapter: str
+    adapter_class: Any
+    adapter_options: Mapping[str, Any]
+    transport: str
     window: int
     open_loop: bool
     schedule: SchedulePlan
@@ -89,16 +95,20 @@ def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
     low = _Bounds(options)
     steps = _steps(options.steps)
     stop_share = low.share("stop_share")
-    url = target_url(host, options)
+    adapter = _adapter(options, low.whole("window", 0, 1024))
+    url = target_url(host, options, adapter.transport)
     people: tuple[Person, ...] = _file(read_people, options.users_file)
     for person in people:
         if person.url is not None:
-            parse_target(person.url)
+            parse_target(person.url, adapter.transport)
     return Settings(
-        uri=parse_target(url),
+        uri=parse_target(url, adapter.transport),
         url=url,
-        adapter=options.adapter,
-        window=low.whole("window", 0, 1024),
+        adapter=adapter.name,
+        adapter_class=adapter.cls,
+        adapter_options=adapter.options,
+        transport=adapter.transport,
+        window=adapter.window,
         open_loop=_choice("loop", options.loop, ("closed", "open")) == "open",
         schedule=_schedule(options, low),
         drop_when_full=_choice("when-full", options.when_full, ("late", "drop")) == "drop",
@@ -142,17 +152,20 @@ def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
     )
 
 
-def target_url(host: str | None, options: argparse.Namespace) -> str:
+def target_url(host: str | None, options: argparse.Namespace, transport: str = WEBSOCKET) -> str:
     """The URL with what the options ask of a reference server added to its query; SettingsError without a usable host."""
+    like = "http://127.0.0.1:8000/v1/chat/completions" if transport == HTTP else "ws://127.0.0.1:8001/ws"
     if not host:
-        raise SettingsError("expected a target such as -H ws://127.0.0.1:8001/ws, got none")
+        raise SettingsError(f"expected a target such as -H {like}, got none")
     try:
         parts = urlsplit(host)
     except ValueError as error:
-        raise SettingsError(f"expected a ws:// or wss:// URL, got {host!r}: {error}") from None
-    if parts.scheme in ("http", "https"):
-        meant = parts._replace(scheme="wss" if parts.scheme == "https" else "ws")
-        raise SettingsError(f"expected a ws:// or wss:// URL, got {host!r}; try {urlunsplit(meant)}")
+        raise SettingsError(f"expected a {_SCHEMES[transport]} URL, got {host!r}: {error}") from None
+    other = {"http": "ws", "https": "wss"} if transport == WEBSOCKET else {"ws": "http", "wss": "https"}
+    if parts.scheme in other:
+        meant = parts._replace(scheme=other[parts.scheme])
+        speaks = "" if transport == WEBSOCKET else f", which the adapter {options.adapter} speaks"
+        raise SettingsError(f"expected a {_SCHEMES[transport]} URL{speaks}, got {host!r}; try {urlunsplit(meant)}")
     query = parse_qsl(parts.query, keep_blank_values=True) + parse_qsl(options.server_query, keep_blank_values=True)
     low = _Bounds(options)
     if tokens := low.whole("tokens", 0):
@@ -166,12 +179,47 @@ def target_url(host: str | None, options: argparse.Namespace) -> str:
     return urlunsplit(parts._replace(path=parts.path or "/", query=urlencode(query), fragment=""))
 
 
-def parse_target(url: str) -> WebSocketURI:
-    """A WebSocket URI; SettingsError when it is none."""
+def parse_target(url: str, transport: str = WEBSOCKET) -> WebSocketURI:
+    """The parts of a target's URL; SettingsError when it is none that the transport can reach."""
     try:
+        scheme, separator, rest = url.partition("://")
+        if transport == HTTP:
+            if scheme.lower() not in ("http", "https") or not separator:
+                raise ValueError(f"the scheme is {scheme!r}" if separator else "it has no scheme")
+            # The parts of both kinds of URL are the same, and so are their default ports.
+            return parse_uri(f"{'wss' if scheme.lower() == 'https' else 'ws'}://{rest}")
         return parse_uri(url)
     except (InvalidURI, ValueError) as error:
-        raise SettingsError(f"expected a ws:// or wss:// URL, got {url!r}: {error}") from None
+        raise SettingsError(f"expected a {_SCHEMES[transport]} URL, got {url!r}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The adapter that the options choose."""
+
+    name: str
+    cls: Any
+    options: Mapping[str, Any]
+    transport: str
+    window: int
+
+
+def _adapter(options: argparse.Namespace, window: int) -> _Chosen:
+    """The adapter and its own options, tried once; SettingsError says what is wrong with them."""
+    name = options.adapter or "typewriter"
+    table: dict[str, Any] = {}
+    try:
+        if options.adapter_file:
+            named, table = read_adapter_file(Path(options.adapter_file))
+            if named is not None:
+                if name not in ("typewriter", named):
+                    raise AdapterError(f"expected one adapter, and --adapter says {name} where {options.adapter_file} says {named}")
+                name = named
+        cls = load_adapter(name)
+        adapter = make_adapter(cls, {"window": window, **table})
+    except AdapterError as error:
+        raise SettingsError(str(error)) from None
+    return _Chosen(name, cls, {"window": window, **table}, transport_of(adapter), getattr(adapter, "window", 0))
 
 
 def redact_url(url: str) -> str:
@@ -312,7 +360,7 @@ def _headers(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
 
 
 def _tls(url: str, options: argparse.Namespace) -> ssl.SSLContext | None:
-    if urlsplit(url).scheme != "wss":
+    if urlsplit(url).scheme not in ("wss", "https"):
         return None
     try:
         context = ssl.create_default_context(cafile=options.ca_file or None)

@@ -12,12 +12,11 @@ from locust import User, task
 from locust.exception import StopTest, StopUser
 from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
-from .adapter import make_adapter
 from .arrivals import SECOND_NS
+from .connection import Connection
 from .conversation import NEVER, Conversation
 from .opening import ConnectError
 from .population import generate_prompt
-from .stream import Stream
 
 if TYPE_CHECKING:
     from .run import Run
@@ -42,7 +41,7 @@ class ConversationUser(User):
         # Spread evenly over the users instead of drawn, so that the share is what was asked for whatever their number.
         share = run.settings.idle_share
         self.holds = int((self.number + 1) * share) > int(self.number * share)
-        self.stream: Stream | None = None
+        self.stream: Connection | None = None
         self.failures = 0
 
     def wait_time(self) -> float:
@@ -116,7 +115,7 @@ class ConversationUser(User):
             due = taken[0]
         draw = run.draw_for(self.number, self.conversations)
         self.conversations += 1
-        conversation = Conversation(stream.number, run.engine.recorder.number_conversation(), run.users(), stream.adapter.window, due)
+        conversation = Conversation(stream.number, run.engine.recorder.number_conversation(), run.users(), stream.window, due)
         if prompt is None:
             prompt = draw.choice(settings.prompts) if settings.prompts else generate_prompt(draw, settings.prompt_bytes)
         stream.converse(conversation, prompt, settings.stop.draw(draw), settings.expected_gap_s)
@@ -126,7 +125,7 @@ class ConversationUser(User):
             stream.close()
         return conversation
 
-    def connected(self) -> Stream | None:
+    def connected(self) -> Connection | None:
         """The open connection, or a new one at its paced turn; None after a failed attempt and its backoff."""
         if self.stream is not None and self.stream.closed is None:
             return self.stream
@@ -138,8 +137,7 @@ class ConversationUser(User):
             self.pause(wait / SECOND_NS)
         if self.failures or self.stream is not None:
             run.engine.recorder.counts["reconnects"] += 1
-        adapter = make_adapter(run.adapter, {"window": run.settings.window})
-        stream = Stream(run.engine, run.target_of(person), adapter, self.number, self.failures)
+        stream = run.connection(run.target_of(person), self.number, self.failures)
         self.stream = None
         try:
             stream.open()

@@ -103,8 +103,13 @@ def _tiles(summary: Summary) -> list[dict[str, Any]]:
         tiles += [_latency_tile(metrics[name]["title"], metrics[name]) for name in names if metrics.get(name, {}).get("n")]
     stop = summary["stop"]
     if stop["stopped"]:
-        tiles.append(_latency_tile("Stop latency", metrics["stop_latency"]))
-        tiles.append(_tile("Tokens after a stop, mean", significant(stop["overrun_tokens_mean"]), sub=f"most {stop['overrun_tokens_max']}"))
+        # There is none where a stop is the end of the connection.
+        if metrics.get("stop_latency", {}).get("n"):
+            tiles.append(_latency_tile("Stop latency", metrics["stop_latency"]))
+        if stop["overrun_tokens_mean"] is not None:
+            tiles.append(
+                _tile("Tokens after a stop, mean", significant(stop["overrun_tokens_mean"]), sub=f"most {stop['overrun_tokens_max']}")
+            )
     if len(steps) < 2 and rates["throughput_tokens"]:
         conversations = in_unit(rates["throughput_conversations"], "1/s")
         tiles.append(_tile("Tokens per second", significant(rates["throughput_tokens"]), sub=f"{conversations} conversations/s"))
@@ -204,6 +209,7 @@ def _counts(summary: Summary) -> list[dict[str, Any]]:
     ]
     if stop["sent"]:
         stops = [("sent", stop["sent"]), ("took effect", stop["stopped"]), ("crossed the end", stop["crossed"])]
+        stops.append(("by closing the connection", stop["by_closing"]))
         stops.append(("overrun tokens", stop["overrun_tokens_total"]))
         groups.append({"title": "Stops in the window", "rows": [(name, count(n)) for name, n in stops]})
     if load["offered_per_s"] is not None:

@@ -135,7 +135,7 @@ def chart_stop(run: Run, summary: Summary) -> Figure | None:
         left.set_xscale("log")
         left.set_xlabel("ms (log)")
     plain_ticks(left, x=True)
-    overrun = rows["overrun_tokens"].fillna(0).to_numpy(dtype=np.int64)
+    overrun = rows["overrun_tokens"].dropna().to_numpy(dtype=np.int64)
     most = int(overrun.max(initial=0))
     # Beyond a dozen kinds of bar a reader wants ranges.
     width = max(1, -(-(most + 1) // 12))

@@ -215,9 +215,12 @@ def measure_rates(run: Run, seconds: Ints, inside: npt.NDArray[np.bool_], length
 
 def _measure_stop(rows: pd.DataFrame, metrics: dict[str, Any]) -> dict[str, Any]:
     asked = rows["stop_sent_at_ns"].notna()
-    overrun = rows.loc[rows["outcome"] == "stopped", "overrun_tokens"].fillna(0)
+    stopped = rows[rows["outcome"] == "stopped"]
+    # Of a conversation that was stopped by closing its connection nobody knows what the server still sent.
+    overrun = stopped["overrun_tokens"].dropna()
     return {
         "sent": int(asked.sum()), "stopped": int((rows["outcome"] == "stopped").sum()), "crossed": int(rows["stop_crossed"].sum()),
+        "by_closing": int(stopped["overrun_tokens"].isna().sum()),
         "overrun_tokens_total": int(overrun.sum()), "overrun_tokens_mean": float(overrun.mean()) if len(overrun) else None,
         "overrun_tokens_max": int(overrun.max()) if len(overrun) else None,
         "latency_p50_ns": metrics["stop_latency"]["percentiles"]["p50"]["value"],

@@ -87,10 +87,12 @@ def count_lines(summary: Summary) -> list[str]:
     if (held := holding_rows(summary)) and summary["holding"]["generator_bytes_per_connection"] is not None:
         lines.append("holding        " + ", ".join(f"{name} {text}" for name, text in held))
     if stop["stopped"]:
-        lines.append(
-            f"stops          {count(stop['stopped'])} took effect, {count(stop['crossed'])} crossed the end, "
-            f"{significant(stop['overrun_tokens_mean'])} overrun tokens each (most {stop['overrun_tokens_max']})"
+        overrun = (
+            "each was the end of its connection: what the server still sent nobody sees"
+            if stop["overrun_tokens_mean"] is None
+            else f"{significant(stop['overrun_tokens_mean'])} overrun tokens each (most {stop['overrun_tokens_max']})"
         )
+        lines.append(f"stops          {count(stop['stopped'])} took effect, {count(stop['crossed'])} crossed the end, {overrun}")
     for table, errors in summary["errors"].items():
         for error in errors:
             example = f", e.g. {error['examples'][0]!r}" if error["examples"] else ""

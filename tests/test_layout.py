@@ -23,6 +23,7 @@ PURE_HALF = (
     "metrics", "objectives", "yardsticks", "fairness", "histogram", "run_directory", "adapter", "typewriter", "conversation",
     "arrivals", "rates", "schedule", "recorder", "environment",
     "calibration_record",
+    "adapter_table", "json_stream", "openai_realtime", "openai_chat", "plain_sse", "event_lines",
 )  # fmt: skip
 # What reports/ and benchmarks/ may take from there.
 CONTRACTS = frozenset(f"loadtest.{name}" for name in PURE_HALF)
@@ -31,7 +32,19 @@ WITHOUT_SOCKETS = ("socket", "ssl", "select", "selectors", "asyncio", "gevent", 
 # Third-party packages that a package may import, for every one of its files ...
 ALLOWED = {
     "server": {"websockets", "prometheus_client"},
-    "loadtest": {"numpy", "locust", "gevent", "greenlet", "websockets", "psutil", "prometheus_client", "flask", "werkzeug", "jinja2"},
+    "loadtest": {
+        "numpy",
+        "locust",
+        "gevent",
+        "greenlet",
+        "websockets",
+        "httptools",
+        "psutil",
+        "prometheus_client",
+        "flask",
+        "werkzeug",
+        "jinja2",
+    },
     "reports": {"numpy", "pandas", "matplotlib", "jinja2", "markupsafe", "rich", "pyarrow"},
     "benchmarks": {"numpy", "pandas", "matplotlib", "jinja2", "rich", "psutil", "websockets", "pyarrow"},
 }

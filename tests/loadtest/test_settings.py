@@ -70,7 +70,7 @@ def test_every_option_fits_locusts_web_form() -> None:
 
 def test_the_defaults_are_settings() -> None:
     made = settings()
-    assert (made.url, made.window, made.open_loop, made.adapter) == (HOST, 1, False, "loadtest.typewriter:Typewriter")
+    assert (made.url, made.window, made.open_loop, made.adapter) == (HOST, 1, False, "typewriter")
     assert made.stop == StopPlan(0.0, tokens=(2, 8))
     assert (made.prompts, made.people, made.headers, made.steps, made.source_addresses) == ((), (), (), (), ())
     assert made.tls is made.origin is made.run_dir is made.scenario_file is None
