@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from locust.env import Environment
@@ -105,12 +105,12 @@ class Bookkeeping:
         self._server = {} if first is None else {"first": first, "last": first}
         workers = expected_workers()
         origin = time.time_ns()
+        run, token = secrets.token_hex(6), secrets.token_hex(16)
         metadata = first_metadata(
-            settings, options, self.options, name=path.name, scenario=scenario, started=started, origin_wall_ns=origin,
+            settings, options, self.options, name=path.name, identity=run, scenario=scenario, started=started, origin_wall_ns=origin,
             expected_workers=len(workers), about=about, server=self._server,
         )  # fmt: skip
         directory = self.directory = RunDirectory.create(path, metadata)
-        run, token = secrets.token_hex(6), secrets.token_hex(16)
         self.intake = Intake(directory, run, token)
         # Locust sends unknown option names to its workers with the order to start; that is how they learn what to measure.
         options.streamgauge_run = {
@@ -161,7 +161,7 @@ class Bookkeeping:
         """Note that no load starts any more from now on; the first call of a run counts."""
         self._window.setdefault("steady_end_at_ns", self.since_origin())
 
-    def end(self, lost: Sequence[str], broken: str | None, interrupted: bool) -> str:
+    def end(self, lost: Sequence[str], broken: str | None, interrupted: bool, refused: Mapping[str, int]) -> str:
         """Finish the directory of the run that has ended; returns its status."""
         directory, settings = self.directory, self.settings
         assert directory is not None
@@ -182,6 +182,7 @@ class Bookkeeping:
             server=self._server,
             schedule=settings.schedule if settings is not None and settings.open_loop else None,
             schedule_at_ns=self._window.get("arrivals_at_ns") or 0,
+            refused=refused,
         )
         try:
             status = end_record(directory, ending)

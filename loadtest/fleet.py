@@ -99,6 +99,12 @@ class Fleet:
                 )  # fmt: skip
             gevent.sleep(0.05)
 
+    def take_refused(self) -> dict[str, int]:
+        """How many messages were not taken since the last call, by reason."""
+        refused = dict(sorted(self.gate.refused.items()))
+        self.gate.refused.clear()
+        return refused
+
     def _reachable(self) -> set[str]:
         """The workers of whom anything may still come."""
         here = set()

@@ -247,10 +247,10 @@ class Lifecycle:
 
     def _end_directory(self, directory: RunDirectory) -> None:
         if self.fleet is None:
-            lost = [name for name, ended in directory.workers_ended().items() if not ended]
+            lost, refused = [name for name, ended in directory.workers_ended().items() if not ended], {}
         else:
-            lost = self.fleet.wait_for_records()
-        status = self.books.end(lost, self.measurement.broken, self._interrupted)
+            lost, refused = self.fleet.wait_for_records(), self.fleet.take_refused()
+        status = self.books.end(lost, self.measurement.broken, self._interrupted, refused)
         self.exit_code = {"degraded": EXIT_DEGRADED, "aborted": EXIT_INTERRUPTED}.get(status, self.exit_code)
 
     def _on_unwritable(self, reason: str) -> None:

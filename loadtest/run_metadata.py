@@ -15,6 +15,7 @@ from .adapter_table import redact_table
 from .arrivals import SECOND_NS
 from .calibration_record import last_calibration
 from .run_directory import RunDirectory
+from .salvage import describe_unknown, take_descriptions, unknown
 from .schedule import SchedulePlan
 from .settings import Settings, SettingsError, redact_options, redact_url
 
@@ -50,6 +51,7 @@ def first_metadata(
     *,
     name: str,
     scenario: Mapping[str, Any],
+    identity: str,
     started: datetime.datetime,
     origin_wall_ns: int,
     expected_workers: int,
@@ -60,6 +62,7 @@ def first_metadata(
     return {
         "status_reasons": [],
         "name": name,
+        "id": identity,
         "scenario": scenario,
         "target": {
             "url": redact_url(settings.url),
@@ -87,7 +90,7 @@ def first_metadata(
         },
         "window": None,
         "steps": [],
-        "workers": {"expected": expected_workers, "seen": [], "lost": [], "bad_bytes": {}},
+        "workers": {"expected": expected_workers, "seen": [], "lost": [], "bad_bytes": {}, "unknown": {}},
         **about,
         "server": {"scraped": bool(server), "first": {}, "last": {}} | dict(server),
         "calibration": last_calibration(settings.runs_folder, about["environment"]),
@@ -107,6 +110,7 @@ class Ending:
     warm_up_s: float
     steps: Sequence[Mapping[str, int]]
     server: Mapping[str, Any]
+    refused: Mapping[str, int]
     schedule: SchedulePlan | None = None
     schedule_at_ns: int = 0
 
@@ -116,16 +120,16 @@ def end_record(directory: RunDirectory, ending: Ending) -> str:
     metadata = directory.metadata()
     seen, reasons = [], []
     ends: list[int] = []
-    for path in sorted((directory.path / "raw").glob("*.json")):
-        information = json.loads(path.read_text(encoding="utf-8"))
+    for information in take_descriptions(directory):
         # The record ends there; what follows (a target that leaks is waited for) is no time that anybody failed to record.
         # One that was lost has said who it is, and no more.
         if (ended := information.pop("ended_at_ns", None)) is not None:
             ends.append(ended)
         if information.get("broken"):
             reasons.append(f"worker {information['worker']} could not write its record: {information['broken']}")
+        if information["worker"] not in ending.lost:
+            information.pop("record", None)  # it has been removed
         seen.append(information)
-        path.unlink()
     if ending.broken is not None and not reasons:
         reasons.append(f"the record could not be written: {ending.broken}")
     reasons += [f"worker {name} ended without its last record" for name in ending.lost]
@@ -133,7 +137,9 @@ def end_record(directory: RunDirectory, ending: Ending) -> str:
         states = directory.compact()
         bad = {state.worker: state.bad_bytes for state in states if state.bad_bytes}
         reasons += [f"{count} bytes at the end of the record of {name} are not readable" for name, count in bad.items()]
-        metadata["workers"] |= {"seen": seen, "lost": list(ending.lost), "bad_bytes": bad}
+        lacking = unknown(directory, ending.lost)
+        reasons += describe_unknown(lacking)
+        metadata["workers"] |= {"seen": seen, "lost": list(ending.lost), "bad_bytes": bad, "unknown": lacking}
     except OSError as error:
         reasons.append(f"the record could not be compacted: {error.strerror or error}; run: python -m reports recover {directory.path}")
     status = "degraded" if reasons else "complete"
@@ -158,6 +164,7 @@ def end_record(directory: RunDirectory, ending: Ending) -> str:
         begin_s, end_s = math.ceil(warm_up_end / SECOND_NS), steady_end // SECOND_NS
         start_s = ending.schedule_at_ns / SECOND_NS
         metadata["load"]["asked_per_s"] = ending.schedule.asked_per_s(begin_s - start_s, end_s - start_s)
+    metadata["workers"]["refused"] = dict(ending.refused)
     metadata["load"]["users_max"] = max((step["users"] for step in ending.steps), default=0)
     directory.write_metadata(metadata)
     return status

@@ -16,10 +16,10 @@ from .courier import ACKNOWLEDGEMENT, Courier
 from .gate import machine
 from .membership import ORPHAN_DRAIN_S, SILENCE_S, Membership
 from .run_directory import RawWriter, RunDirectory
+from .salvage import FOLDER
 
 logger = logging.getLogger("streamgauge")
 
-FOLDER = "workers"
 EXIT_USAGE, EXIT_DEGRADED = 2, 12
 
 

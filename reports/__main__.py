@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("rules", help="print the rules of validity, as in docs/validity.md")
     recover = commands.add_parser("recover", help="build a report from the raw record of a run that was killed")
     recover.add_argument("run", nargs="?", metavar="RUN", help="run directory, or latest (the default)")
+    recover.add_argument("parts", nargs="*", metavar="RECORD", help="workers' own records to join to it, brought from their machines")
     return parser
 
 
@@ -66,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "recover":
         from .recover import recover
 
-        print(recover(path))
+        print(recover(path, [Path(part) for part in options.parts]))
     if options.command == "show":
         from .summary import summarise
 

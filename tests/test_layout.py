@@ -20,7 +20,7 @@ LONGEST_LINES = 450  # the aim is 350: a file answers one question
 
 # Files of loadtest/ that know no socket, no clock, no gevent and no Locust.
 PURE_HALF = (
-    "metrics", "objectives", "yardsticks", "fairness", "histogram", "run_directory", "adapter", "typewriter", "conversation",
+    "metrics", "objectives", "yardsticks", "fairness", "histogram", "run_directory", "salvage", "adapter", "typewriter", "conversation",
     "arrivals", "rates", "schedule", "recorder", "environment",
     "calibration_record",
     "adapter_table", "json_stream", "openai_realtime", "openai_chat", "plain_sse", "event_lines",
@@ -53,6 +53,7 @@ ALSO_ALLOWED = {
     "server/processes.py": {"uvloop"},
     "server/__main__.py": {"uvloop"},
     "loadtest/run_directory.py": {"pyarrow"},
+    "loadtest/salvage.py": {"pyarrow"},
     "loadtest/environment.py": {"psutil"},
     "loadtest/gate.py": {"zmq"},  # Locust's channel
     "benchmarks/obvious_user.py": {"locust", "gevent", "greenlet"},
