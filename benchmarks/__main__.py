@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from .engine import compare_engines
 
             return compare_engines(given.connections, given.rounds, given.seconds, given.out, given.json, console, errors)
-        return _list(console)
+        return _list_json() if given.json else _list(console)
     except ScenarioError as error:
         errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
@@ -95,6 +95,17 @@ def _list(console: Console) -> int:
             ", ".join(name for name, members in SUITES.items() if scenario.name in members),
         )  # fmt: skip
     console.print(table)
+    return 0
+
+
+def _list_json() -> int:
+    """For whoever makes the same load by other means, such as the form of Locust's web page."""
+    runs = [
+        {"name": run.name, "title": run.title, "question": run.question, "options": run.load.options(), "scenario": run.as_dict()}
+        for scenario in catalogue()
+        for run in scenario.runs
+    ]
+    print(json.dumps(runs, ensure_ascii=False))
     return 0
 
 

@@ -92,12 +92,12 @@ class Bookkeeping:
         if getattr(self.environment.parsed_options, "headless", False):
             self.try_target(settings)
         self.serve_metrics(settings)
-        self._live.reset()
         options = self.environment.parsed_options
         assert options is not None
         scenario = read_scenario(settings.scenario_file) if settings.scenario_file else {"name": "custom"}
         started = datetime.datetime.now(datetime.UTC)
         path = settings.run_dir or new_path(settings.runs_folder, started, scenario["name"])
+        self._live.reset(path.name)
         self.clock = Clock()
         about = self.describe()
         # Before the first user connects, or what the server had counted before would be mixed with what we add.

@@ -7,16 +7,21 @@ import sys
 from typing import Any
 
 import gevent
+import locust.runners
 import psutil
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
+from locust.web import WebUI
 
 from .feed import refine_locust
 from .lifecycle import Lifecycle
 from .options import DRAIN_S, add_options
 from .run_directory import warm_up
 from .settings import SettingsError
+from .web import install_web
 from .worker import EXIT_USAGE
+
+_REPORT_S = 1.0
 
 
 def install(events: Any) -> None:
@@ -30,12 +35,14 @@ def install(events: Any) -> None:
         parser.set_defaults(master_bind_host="127.0.0.1")
         names.extend(action.dest for action in parser._actions if action.dest not in before)
 
-    def on_init(environment: Environment, runner: Any, **_: Any) -> None:
+    def on_init(environment: Environment, runner: Any, web_ui: WebUI | None = None, **_: Any) -> None:
         options = environment.parsed_options
         assert options is not None
         # The loop's clock has stood still since its making, a second of imports ago: timers started now would be early by that.
         gevent.get_hub().loop.update_now()
         refine_locust()
+        # Locust's own three seconds are too long for somebody who looks on.
+        locust.runners.WORKER_REPORT_INTERVAL = _REPORT_S
         lifecycle = Lifecycle(environment, names)
         environment.streamgauge_lifecycle = lifecycle  # type: ignore[attr-defined]
         if not environment.stop_timeout:
@@ -63,6 +70,8 @@ def install(events: Any) -> None:
                 sys.exit(EXIT_USAGE)
         if not isinstance(runner, WorkerRunner):
             lifecycle.books.describe()
+        if web_ui is not None:
+            install_web(environment, web_ui, lifecycle, names)
         if not isinstance(runner, MasterRunner):
             warm_up()
         # Locust looks at its own stack when a test is stopped, for a log line; the first look takes a tenth of a second.

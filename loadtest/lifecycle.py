@@ -99,6 +99,11 @@ class Lifecycle:
         gate = Gate(self._runner, key, family_only=bool(options.processes))
         return Fleet(self.environment, self.books, gate, self._on_unwritable)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether a run is on its way to its end: no other may begin before its record is whole."""
+        return not self._idle.is_set() and (self._draining or not self._active)
+
     # A run begins.
 
     def _on_start(self, **_: Any) -> None:

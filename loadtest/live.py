@@ -6,16 +6,17 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from .histogram import Histogram
+from .histogram import MAX_VALUE, Histogram, bucket_index
+from .live_history import WINDOW_S, Encoded, History
 from .recorder import Flush
 from .run_directory import GAUGES
 
-WINDOW_S = 10
-"""Latencies are shown over the last so many reports, so that what they show is now and not the whole run."""
 QUANTILES = (0.5, 0.9, 0.99)
 
 
@@ -27,29 +28,31 @@ class LiveView(Collector):
     """
 
     def __init__(self) -> None:
+        self.history: History | None = None
         self.reset()
 
-    def reset(self) -> None:
-        """Forget everything: a new run begins."""
+    def reset(self, run: str = "") -> None:
+        """Forget everything: a new run begins, of this name; what still comes of another one is not taken."""
+        self.run = run
         self.counts: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self._gauges: dict[str, dict[str, int]] = {}
-        self._recent: deque[dict[str, Histogram]] = deque(maxlen=WINDOW_S)
+        self._recent: deque[dict[str, list[Encoded]]] = deque(maxlen=WINDOW_S)
         self._pending: list[dict[str, Any]] = []
+        if self.history is not None:
+            self.history.begin(run)
 
     def add(self, flush: Flush, ship: bool = False) -> None:
         """Take what one second brought; ``ship`` keeps it for the master too."""
-        histograms = {}
-        for metric, values in flush.values.items():
-            histograms[metric] = Histogram()
-            histograms[metric].record(values.clip(min=0))
-        errors = flush.conversation_errors + flush.connect_errors
-        self._take_in("", flush.counts, errors, flush.gauges, histograms)
+        histograms = {metric: _encode(values.clip(0, MAX_VALUE)) for metric, values in flush.values.items() if values.size}
+        report: dict[str, Any] = {
+            "run": self.run, "second": flush.second, "counts": flush.counts, "errors": flush.conversation_errors + flush.connect_errors,
+            "gauges": flush.gauges, "process": flush.process, "histograms": histograms,
+        }  # fmt: skip
         if ship:
-            encoded = {m: [*h.encode(), h.total, h.minimum, h.maximum] for m, h in histograms.items()}
-            self._pending.append(
-                {"counts": dict(flush.counts), "errors": dict(errors), "gauges": dict(flush.gauges), "histograms": encoded}
-            )
+            lists = {metric: [index.tolist(), count.tolist(), *rest] for metric, (index, count, *rest) in histograms.items()}
+            self._pending.append({**report, "errors": dict(report["errors"]), "histograms": lists})
+        self.merge("", [report])
 
     def take(self) -> list[dict[str, Any]]:
         """What has come since the last call, as numbers, lists and strings."""
@@ -57,24 +60,25 @@ class LiveView(Collector):
         return pending
 
     def merge(self, worker: str, reports: Iterable[Mapping[str, Any]]) -> None:
-        """Take a worker's reports; ValueError or KeyError when they are not what ``take`` gave."""
-        merged: dict[str, Histogram] = {}
+        """Take a worker's reports; KeyError, TypeError or ValueError when they are not what ``take`` gave."""
+        merged: dict[str, list[Encoded]] = {}
         for report in reports:
-            for metric, (index, count, total, minimum, maximum) in report["histograms"].items():
-                merged.setdefault(metric, Histogram()).add_counts(index, count, total, minimum, maximum)
-            self._take_in(worker, report["counts"], report["errors"], report["gauges"], {})
+            if report["run"] != self.run:
+                continue
+            if worker:
+                for encoded in report["histograms"].values():
+                    # Told now, and not whenever somebody looks.
+                    Histogram().add_counts(*encoded)
+            for metric, encoded in report["histograms"].items():
+                merged.setdefault(metric, []).append(encoded)
+            self.counts.update(report["counts"])
+            self.errors.update(report["errors"])
+            if report["gauges"]:
+                self._gauges[worker] = dict(report["gauges"])
+            if self.history is not None:
+                self.history.take(worker, report)
         if merged:
             self._recent.append(merged)
-
-    def _take_in(
-        self, worker: str, counts: Mapping[str, int], errors: Mapping[str, int], gauges: Mapping[str, int], histograms: dict[str, Histogram]
-    ) -> None:
-        self.counts.update(counts)
-        self.errors.update(errors)
-        if gauges:
-            self._gauges[worker] = dict(gauges)
-        if histograms:
-            self._recent.append(histograms)
 
     @property
     def gauges(self) -> dict[str, int]:
@@ -85,8 +89,9 @@ class LiveView(Collector):
         """Latencies of the last seconds, by metric."""
         merged: dict[str, Histogram] = {}
         for histograms in self._recent:
-            for metric, histogram in histograms.items():
-                merged.setdefault(metric, Histogram()).merge(histogram)
+            for metric, parts in histograms.items():
+                for encoded in parts:
+                    merged.setdefault(metric, Histogram()).add_counts(*encoded)
         return merged
 
     def serve(self, host: str, port: int) -> None:
@@ -128,3 +133,8 @@ class LiveView(Collector):
                 if ns is not None:
                     latency.add_metric([metric, str(quantile)], ns / 1e9)
         yield latency
+
+
+def _encode(values: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int, int, int]:
+    index, count = np.unique(bucket_index(values), return_counts=True)
+    return index, count, int(values.sum(dtype=np.float64)), int(values.min()), int(values.max())

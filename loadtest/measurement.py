@@ -63,6 +63,7 @@ class Measurement:
         """
         origin = int(where["origin_wall_ns"]) + offset.offset_ns - clock.offset
         self.broken = None
+        self._live.reset(str(where["name"]))
         writer = self._writer = record.writer(worker)
         recorder = Recorder(worker, origin, self._writer, settings.record_tokens, settings.yardsticks)
         engine = Engine(recorder, clock, settings.stall_timeout_s, settings.record_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol
 
@@ -44,7 +44,7 @@ class Stall:
 
 @dataclass(slots=True)
 class Flush:
-    """What one flush found new, for live views: values in ns by metric, counts by name, errors by kind."""
+    """What one flush found new, for live views: values in ns by metric, counts by name, errors by kind, columns of the process."""
 
     second: int
     values: dict[str, Ints]
@@ -52,6 +52,7 @@ class Flush:
     gauges: dict[str, int]
     conversation_errors: Counter[str]
     connect_errors: Counter[str]
+    process: dict[str, int] = field(default_factory=dict)
 
 
 class Recorder:
@@ -196,10 +197,13 @@ class Recorder:
             ],
         )  # fmt: skip
         self._append_rows("fairness", self._shares.take())
+        process = {**process, "loop_lag_max_ns": self._loop_lag_max, "receive_lag_max_ns": self._lag_max}
+        self._loop_lag_max = self._lag_max = 0
         counts = self._write_intervals(second, gauges, process)
         values = {metric: np.concatenate(parts) for metric, parts in self._values.items()}
         errors, self._errors, self._values = self._errors, Counter(), {}
-        return Flush(second, values, counts, dict(gauges), errors, connect_errors)
+        present = {name: value for name, value in process.items() if value is not None}
+        return Flush(second, values, counts, dict(gauges), errors, connect_errors, present)
 
     def _count_outcomes(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
@@ -333,6 +337,9 @@ class Recorder:
         lags = {"loop_lag_max_ns": self._loop_lag_max, "receive_lag_max_ns": self._lag_max}
         rows.append({**counts, **gauges, **process, **lags, "second": second})
         self._loop_lag_max = self._lag_max = 0
+        rows: list[dict[str, Any]] = [{**none, "second": s, "tokens": n} for s, n in per_second.items() if s != second]
+        counts["tokens"] = per_second.get(second, 0)
+        rows.append({**counts, **gauges, **process, "second": second})
         self._append_rows("intervals", rows)
         for name in ("arrivals_due", "arrivals_late", "arrivals_dropped"):
             counts[name] = sum(at.get(name, 0) for at in arrivals.values())
