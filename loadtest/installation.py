@@ -33,6 +33,8 @@ def install(events: Any) -> None:
         add_options(parser)
         # Locust's own default listens to every machine that can reach this one.
         parser.set_defaults(master_bind_host="127.0.0.1")
+        # The page offers user classes and shapes to choose from; without a page it means nothing.
+        parser.set_defaults(class_picker=True)
         names.extend(action.dest for action in parser._actions if action.dest not in before)
 
     def on_init(environment: Environment, runner: Any, web_ui: WebUI | None = None, **_: Any) -> None:
