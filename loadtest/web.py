@@ -216,7 +216,7 @@ def install_web(environment: Environment, web_ui: WebUI, lifecycle: Lifecycle, n
     def after(response: Response) -> Response:
         if request.endpoint == "locust.index" and response.mimetype == "text/html" and response.status_code == 200:
             script = f'<script type="module" src="{url_for("streaming.asset", name="streaming.js")}"></script></body>'
-            response.set_data(response.get_data(as_text=True).replace("</body>", script, 1))
+            response.set_data(form.redact(response.get_data(as_text=True)).replace("</body>", script, 1))
         elif request.endpoint == "locust.request_stats" and response.is_json:
             _add_rows(response, page)
         elif request.endpoint in ("locust.swarm", "locust.stats_report"):

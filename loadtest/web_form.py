@@ -20,6 +20,7 @@ from typing import Any
 import gevent
 from flask import Response, jsonify, request
 from gevent import subprocess
+from jinja2.utils import htmlsafe_json_dumps
 from locust.env import Environment
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
 from werkzeug.datastructures import ImmutableMultiDict
@@ -98,10 +99,11 @@ class Form:
         return getattr(self._environment.parsed_options, name, None)
 
     def redact(self, text: str) -> str:
-        """The text without the secrets of the target's URL, as it is or as HTML has it."""
-        for plain in (self._environment.host or "", html.escape(self._environment.host or "")):
-            if plain and redact_url(plain) != plain:
-                text = text.replace(plain, redact_url(plain))
+        """The text without the secrets of the target's URL: as it is, as HTML has it, as a script in a page has it."""
+        host = self._environment.host or ""
+        if host and redact_url(host) != host:
+            for write in (str, html.escape, lambda url: htmlsafe_json_dumps(url)[1:-1]):
+                text = text.replace(write(host), write(redact_url(host)))
         return text
 
     # What the page posts.
