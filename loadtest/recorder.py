@@ -334,11 +334,6 @@ class Recorder:
             if s != second
         ]
         counts |= {"tokens": per_second.get(second, 0), **arrivals.get(second, {})}
-        lags = {"loop_lag_max_ns": self._loop_lag_max, "receive_lag_max_ns": self._lag_max}
-        rows.append({**counts, **gauges, **process, **lags, "second": second})
-        self._loop_lag_max = self._lag_max = 0
-        rows: list[dict[str, Any]] = [{**none, "second": s, "tokens": n} for s, n in per_second.items() if s != second]
-        counts["tokens"] = per_second.get(second, 0)
         rows.append({**counts, **gauges, **process, "second": second})
         self._append_rows("intervals", rows)
         for name in ("arrivals_due", "arrivals_late", "arrivals_dropped"):

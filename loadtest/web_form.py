@@ -27,8 +27,9 @@ from werkzeug.datastructures import ImmutableMultiDict
 
 from .adapter import AdapterError, load_adapter, make_adapter
 from .lifecycle import Lifecycle
+from .options import SECRETS
 from .probe import probe
-from .settings import SECRETS, SettingsError, check_settings, redact_url
+from .settings import SettingsError, check_settings, redact_url
 
 logger = logging.getLogger("streamgauge")
 
