@@ -48,6 +48,9 @@ class OpenAIChat:
         """The completion of one user message."""
         self.reported_tokens, self._counted = None, 0
         body = {**self._body, "messages": [*self._before, {"role": "user", "content": prompt}]}
+        if (length := getattr(prompt, "answer_tokens", None)) is not None:
+            # A workload or a trace says how long this answer is to be.
+            body["max_tokens"] = length
         return Call(json.dumps(body, ensure_ascii=False).encode(), headers=self._headers)
 
     def receive(self, event: Event) -> int:

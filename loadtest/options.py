@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from server.workloads import WORKLOADS
+
 from .adapter import SHIPPED
 from .schedule import PROFILES, SPACINGS
+from .trace import SPREADS, UNITS
 from .yardsticks import add_options as add_yardsticks
 
 SECRETS = ("bearer_token", "header", "channel_key")
@@ -25,9 +28,24 @@ def add_options(parser: Any) -> None:
     add("--server-query", default="", help="further query of the reference server, as name=value&name=value")
     add("--loop", choices=["closed", "open"], default="closed", help="closed: users go on when answered; open: starts are due")
     add("--rate", type=float, default=10.0, help="open loop: conversations per second in all")
-    add("--arrivals", choices=list(SPACINGS), default="constant", help="open loop: how arrivals are spaced; poisson and gamma are drawn")
+    add("--arrivals", choices=list(SPACINGS), default="constant", help="open loop: how arrivals are spaced")
     add("--burstiness", type=float, default=1.0, help="gamma: the shape; 1 = poisson, below 1 arrivals come in bursts, above 1 more evenly")
     add("--free-count", action="store_true", default=False, help="drawn arrivals: leave to chance also how many come in all")
+    add("--workload", choices=["none", *WORKLOADS], default="none", help="lengths of prompts and answers, and gaps, of real conversations")
+    add("--trace-file", default="", help="arrivals trace: a recorded trace, CSV or JSON lines (docs/scenarios.md)")
+    add("--trace-speed", type=float, default=1.0, help="replay the trace so many times as fast; below 1 slower")
+    add("--trace-start", type=float, default=0.0, help="begin so many seconds into the trace")
+    add("--trace-repeat", action="store_true", default=False, help="begin the trace again when it has ended")
+    add("--trace-unit", choices=["auto", *UNITS], default="auto", help="unit of the trace's times; auto: by the column's name")
+    add("--trace-spread", choices=list(SPREADS), default="random", help="where in its tick an arrival of a coarsely timed trace comes")
+    add("--trace-tick-ms", type=float, default=-1.0, help="the trace's tick; -1: found out, 0: it has none")
+    add("--bytes-per-token", type=float, default=4.0, help="length of generated prompts, where a workload or a trace says their tokens")
+    add(
+        "--answer-lengths",
+        choices=["asked", "server"],
+        default="asked",
+        help="workload or trace: ask the target for that many tokens, or not",
+    )
     add("--rate-profile", choices=list(PROFILES), default="flat", help="open loop: how the rate changes; from --rate to --peak-rate")
     add("--peak-rate", type=float, default=0.0, help="conversations per second at the end of a ramp, in a spike, at a sine's crest")
     add("--profile-start", type=float, default=0.0, help="seconds until a ramp or spike begins")

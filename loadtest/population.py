@@ -12,6 +12,8 @@ from pathlib import Path
 
 from server.protocol import STOP
 
+from .workload import draw_lengths
+
 _WORDS = tuple(
     word
     for line in (
@@ -47,8 +49,37 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     return prompts
 
 
+class Prompt(str):
+    """A prompt that knows how many tokens it stands for, and how many its answer is to have; None where nothing says so.
+
+    An adapter whose protocol can ask for a length (such as ``max_tokens``) finds it at ``answer_tokens``.
+    """
+
+    __slots__ = ("answer_tokens", "prompt_tokens")
+
+    prompt_tokens: int | None
+    answer_tokens: int | None
+
+    @classmethod
+    def of(cls, text: str, prompt_tokens: int | None = None, answer_tokens: int | None = None) -> Prompt:
+        """A prompt with its numbers."""
+        prompt = cls(text)
+        prompt.prompt_tokens, prompt.answer_tokens = prompt_tokens, answer_tokens
+        return prompt
+
+
+MOST_PROMPT_BYTES = 1 << 16
+"""The longest message that the reference server takes."""
+_LONG_BYTES = 512
+_LONG_TEXT = (" ".join(random.Random(0).choices(_WORDS, k=997)) + " ") * (2 * MOST_PROMPT_BYTES // 3000)
+
+
 def generate_prompt(draw: random.Random, size_bytes: int) -> str:
-    """A sentence of ``size_bytes`` ASCII characters (at least 1), never the stop word."""
+    """A sentence of ``size_bytes`` ASCII characters (1 to 65 536), never the stop word."""
+    if size_bytes > _LONG_BYTES:
+        # Word by word a long one would hold the engine up for milliseconds.
+        begin = draw.randrange(len(_LONG_TEXT) - size_bytes)
+        return _LONG_TEXT[begin : begin + size_bytes]
     words: list[str] = []
     length = -1
     while length < size_bytes:
@@ -57,6 +88,47 @@ def generate_prompt(draw: random.Random, size_bytes: int) -> str:
         length += 1 + len(word)
     prompt = " ".join(words)[: max(1, size_bytes)]
     return prompt if prompt != STOP else STOP.upper()
+
+
+def ask_for(text: str, answer_tokens: int) -> str:
+    """The prompt as a reference server reads it with ``lengths=prompt``: it begins with the number of tokens to answer with.
+
+    A text longer than the number keeps its length.
+    """
+    asked = f"{answer_tokens} "
+    return asked + text[len(asked) :] if len(text) > len(asked) else str(answer_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """What users say: ``prompts`` in turn at random, else generated ones of ``prompt_bytes``, or as long as their tokens say.
+
+    Where the number of tokens that an answer is to have is known, ``tells`` leaves it to the adapter to ask for it, and with ``asks``
+    the prompt begins with it.
+    """
+
+    prompts: tuple[str, ...] = ()
+    prompt_bytes: int = 32
+    workload: str | None = None
+    bytes_per_token: float = 4.0
+    asks: bool = True
+    tells: bool = True
+
+    def say(self, draw: random.Random, prompt_tokens: int | None = None, answer_tokens: int | None = None) -> Prompt:
+        """The next prompt; the token counts are those of its arrival, or else drawn from the workload, or unknown."""
+        if self.workload is not None and prompt_tokens is None and answer_tokens is None:
+            prompt_tokens, answer_tokens = draw_lengths(self.workload, draw)
+        if answer_tokens is not None:
+            # Traces have answers without a token, of failures; a conversation asks for one at least.
+            answer_tokens = max(1, answer_tokens)
+        if self.prompts:
+            text = draw.choice(self.prompts)
+        else:
+            size = self.prompt_bytes if prompt_tokens is None else round(prompt_tokens * self.bytes_per_token)
+            text = generate_prompt(draw, min(max(1, size), MOST_PROMPT_BYTES))
+        if self.asks and answer_tokens is not None:
+            text = ask_for(text, answer_tokens) if not self.prompts else f"{answer_tokens} {text}"
+        return Prompt.of(text, prompt_tokens, answer_tokens if self.tells else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from .clock import Clock
 from .conversation import Conversation
 from .engine import Engine
 from .opening import ConnectError
-from .population import generate_prompt
 from .recorder import Recorder
 from .run import make_connection, make_target
 from .settings import Settings, SettingsError, redact_url
@@ -42,9 +41,7 @@ def probe(settings: Settings, clock: Clock) -> None:
         conversation = Conversation(connection.number, 0, 1, 0)
         engine.start()
         try:
-            connection.converse(
-                conversation, settings.prompts[0] if settings.prompts else generate_prompt(random.Random(settings.seed), 32), Stop(tokens=1)
-            )
+            connection.converse(conversation, settings.speech.say(random.Random(settings.seed)), Stop(tokens=1))
         finally:
             engine.stop()
         if conversation.error is not None:

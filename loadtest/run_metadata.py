@@ -79,6 +79,7 @@ def first_metadata(
             "loop": "open" if settings.open_loop else "closed",
             "rate_per_s": settings.schedule.rate_per_s if settings.open_loop else None,
             "arrivals": settings.schedule.spacing if settings.open_loop else None,
+            "workload": settings.speech.workload,
             "profile": settings.schedule.profile if settings.open_loop else None,
             "window": settings.window,
             "tokens": options.tokens,
@@ -163,7 +164,7 @@ def end_record(directory: RunDirectory, ending: Ending) -> str:
         # In the whole seconds of the window, as everything else that is counted by seconds.
         begin_s, end_s = math.ceil(warm_up_end / SECOND_NS), steady_end // SECOND_NS
         start_s = ending.schedule_at_ns / SECOND_NS
-        metadata["load"]["asked_per_s"] = ending.schedule.asked_per_s(begin_s - start_s, end_s - start_s)
+        metadata["load"]["asked_per_s"] = ending.schedule.asked_per_s(begin_s - start_s, end_s - start_s, metadata["seed"])
     metadata["workers"]["refused"] = dict(ending.refused)
     metadata["load"]["users_max"] = max((step["users"] for step in ending.steps), default=0)
     directory.write_metadata(metadata)

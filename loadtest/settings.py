@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import math
 import re
 import ssl
 from collections.abc import Mapping, Sequence
@@ -16,21 +15,20 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from websockets.exceptions import InvalidURI
 from websockets.uri import WebSocketURI, parse_uri
 
-from .adapter import HTTP, WEBSOCKET, AdapterError, load_adapter, make_adapter, transport_of
+from .adapter import HTTP, SHIPPED, WEBSOCKET, AdapterError, load_adapter, make_adapter, transport_of
 from .adapter_table import read_adapter_file
 from .arrivals import StopPlan
+from .bounds import Bounds, check_choice
+from .bounds import SettingsError as SettingsError  # noqa: PLC0414 - whoever reads settings may be told so
 from .options import SECRETS
-from .population import HEADER_NAME, Person, PopulationError, read_people, read_prompts
-from .schedule import PROFILES, SPACINGS, SchedulePlan
+from .population import HEADER_NAME, MOST_PROMPT_BYTES, Person, PopulationError, Speech, read_people, read_prompts
+from .schedule import SchedulePlan
+from .schedule_settings import check_schedule, workload_of
 from .yardsticks import YardstickError, Yardsticks, read_yardsticks
 
 # All but the reference server's own, which say how many tokens and how long.
 _SECRET_NAME = re.compile(r"(?!(?:tokens|token_bytes|tokens_cv)$).*(?:token|key|secret|passw|pwd|auth|sig|jwt|credential)", re.IGNORECASE)
 _SCHEMES = {WEBSOCKET: "ws:// or wss://", HTTP: "http:// or https://"}
-
-
-class SettingsError(Exception):
-    """An option is wrong; the message says what was expected, what came and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +61,7 @@ class Settings:
     idle_share: float
     connect_rate_per_s: float
     reconnect_backoff_s: float
-    prompts: tuple[str, ...]
-    prompt_bytes: int
+    speech: Speech
     people: tuple[Person, ...]
     headers: tuple[tuple[str, str], ...]
     origin: str | None
@@ -92,7 +89,7 @@ class Settings:
 
 def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
     """Make ``Settings`` of Locust's parsed options and the host; SettingsError with one sentence for the first thing wrong."""
-    low = _Bounds(options)
+    low = Bounds(options)
     steps = _steps(options.steps)
     stop_share = low.share("stop_share")
     adapter = _adapter(options, low.whole("window", 0, 1024))
@@ -109,9 +106,9 @@ def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
         adapter_options=adapter.options,
         transport=adapter.transport,
         window=adapter.window,
-        open_loop=_choice("loop", options.loop, ("closed", "open")) == "open",
-        schedule=_schedule(options, low),
-        drop_when_full=_choice("when-full", options.when_full, ("late", "drop")) == "drop",
+        open_loop=check_choice("loop", options.loop, ("closed", "open")) == "open",
+        schedule=check_schedule(options),
+        drop_when_full=check_choice("when-full", options.when_full, ("late", "drop")) == "drop",
         patience_s=low.number("patience"),
         think_time_s=low.number("think_time"),
         conversations_per_connection=low.whole("conversations_per_connection", 0),
@@ -124,8 +121,14 @@ def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
         idle_share=low.share("idle_share"),
         connect_rate_per_s=low.number("connect_rate"),
         reconnect_backoff_s=low.number("reconnect_backoff"),
-        prompts=_file(read_prompts, options.prompts),
-        prompt_bytes=low.whole("prompt_bytes", 1, 1 << 16),
+        speech=Speech(
+            _file(read_prompts, options.prompts),
+            low.whole("prompt_bytes", 1, MOST_PROMPT_BYTES),
+            workload_of(options),
+            low.number("bytes_per_token", above=0),
+            _asks_by_prompt(options),
+            options.answer_lengths == "asked",
+        ),
         people=people,
         headers=_headers(options),
         origin=_one_line("origin", options.origin) or None,
@@ -167,7 +170,7 @@ def target_url(host: str | None, options: argparse.Namespace, transport: str = W
         speaks = "" if transport == WEBSOCKET else f", which the adapter {options.adapter} speaks"
         raise SettingsError(f"expected a {_SCHEMES[transport]} URL{speaks}, got {host!r}; try {urlunsplit(meant)}")
     query = parse_qsl(parts.query, keep_blank_values=True) + parse_qsl(options.server_query, keep_blank_values=True)
-    low = _Bounds(options)
+    low = Bounds(options)
     if tokens := low.whole("tokens", 0):
         query.append(("tokens", str(tokens)))
     for name in ("gap_ms", "ttft_ms"):
@@ -176,7 +179,15 @@ def target_url(host: str | None, options: argparse.Namespace, transport: str = W
             query.append((name, f"{low.number(name):.9f}".rstrip("0").rstrip(".")))
     if options.window != 1:
         query.append(("window", str(options.window)))
+    if _asks_by_prompt(options) and (options.trace_file or workload_of(options)) and not any(name == "lengths" for name, _ in query):
+        query.append(("lengths", "prompt"))
     return urlunsplit(parts._replace(path=parts.path or "/", query=urlencode(query), fragment=""))
+
+
+def _asks_by_prompt(options: argparse.Namespace) -> bool:
+    """Whether prompts begin with the number of tokens to answer with: a way of the reference protocol, and of no other."""
+    asked = check_choice("answer-lengths", options.answer_lengths, ("asked", "server")) == "asked"
+    return asked and options.adapter in ("typewriter", SHIPPED["typewriter"])
 
 
 def parse_target(url: str, transport: str = WEBSOCKET) -> WebSocketURI:
@@ -243,59 +254,6 @@ def redact_options(options: argparse.Namespace, names: Sequence[str]) -> dict[st
             value = _redact_query(value)
         shown[name] = "***" if name in SECRETS and value else value
     return shown
-
-
-class _Bounds:
-    """Reads numbers out of the options and says which one is out of its range."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._options = options
-
-    def number(self, name: str, above: float | None = None) -> float:
-        value = self._read(name, float)
-        if not math.isfinite(value) or value < 0 or (above is not None and value <= above):
-            raise SettingsError(f"expected --{name.replace('_', '-')} {'above 0' if above is not None else 'of at least 0'}, got {value:g}")
-        return float(value)
-
-    def share(self, name: str) -> float:
-        value = self._read(name, float)
-        if not 0 <= value <= 1:
-            raise SettingsError(f"expected --{name.replace('_', '-')} to be a share from 0 to 1, got {value:g}")
-        return float(value)
-
-    def whole(self, name: str, least: int, most: int | None = None) -> int:
-        value = self._read(name, int)
-        if value < least or (most is not None and value > most):
-            bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
-            raise SettingsError(f"expected --{name.replace('_', '-')} {bounds}, got {value}")
-        return int(value)
-
-    def _read(self, name: str, kind: type[int] | type[float]) -> int | float:
-        value = getattr(self._options, name)
-        try:
-            return kind(value)
-        except (TypeError, ValueError, OverflowError):
-            raise SettingsError(f"expected a number for --{name.replace('_', '-')}, got {value!r}") from None
-
-
-def _schedule(options: argparse.Namespace, low: _Bounds) -> SchedulePlan:
-    profile = _choice("rate-profile", options.rate_profile, PROFILES)
-    # A ramp or a spike may begin at nothing; a schedule that never asks for anything is a mistake.
-    rate = low.number("rate", above=0 if profile == "flat" else None)
-    peak = low.number("peak_rate", above=0 if profile != "flat" and rate == 0 else None)
-    if profile == "sine" and peak < rate:
-        raise SettingsError(f"expected --peak-rate of at least the {rate:g} of --rate with --rate-profile sine, got {peak:g}")
-    return SchedulePlan(
-        spacing=_choice("arrivals", options.arrivals, SPACINGS), rate_per_s=rate, burstiness=low.number("burstiness", above=0),
-        profile=profile, peak_per_s=peak, start_s=low.number("profile_start"), length_s=low.number("profile_length", above=0),
-        free_count=bool(options.free_count),
-    )  # fmt: skip
-
-
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise SettingsError(f"expected --{name} to be one of {', '.join(choices)}, got {value!r}")
-    return value
 
 
 def _yardsticks(options: argparse.Namespace) -> Yardsticks:

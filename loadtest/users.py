@@ -16,7 +16,6 @@ from .arrivals import SECOND_NS
 from .connection import Connection
 from .conversation import NEVER, Conversation
 from .opening import ConnectError
-from .population import generate_prompt
 
 if TYPE_CHECKING:
     from .run import Run
@@ -98,7 +97,7 @@ class ConversationUser(User):
         if run.engine.stopping.is_set():
             # Locust ends who waits a moment after it asked: one that woke just then must not begin what would be cut at once.
             raise StopUser
-        due = NEVER
+        due, arrival = NEVER, None
         if run.open_loop is not None:
             self._enter_wait()
             taken = run.open_loop.take()
@@ -112,12 +111,13 @@ class ConversationUser(User):
             if stream is None:
                 run.open_loop.give_back(taken)
                 return None
-            due = taken[0]
+            due, arrival = taken
         draw = run.draw_for(self.number, self.conversations)
         self.conversations += 1
         conversation = Conversation(stream.number, run.engine.recorder.number_conversation(), run.users(), stream.window, due)
         if prompt is None:
-            prompt = draw.choice(settings.prompts) if settings.prompts else generate_prompt(draw, settings.prompt_bytes)
+            said = (None, None) if arrival is None else (arrival.prompt_tokens, arrival.answer_tokens)
+            prompt = settings.speech.say(draw, *said)
         stream.converse(conversation, prompt, settings.stop.draw(draw), settings.expected_gap_s)
         most = settings.conversations_per_connection
         if stream.closed is None and most and stream.conversations >= most:

@@ -26,7 +26,7 @@ from .protocol import (
     ServerStep,
     escape_token,
 )
-from .tokens import Token, fill, schedule, seed_of, token_text
+from .tokens import Token, asked_length, fill, schedule, seed_of, token_text
 
 BURST: Final = 32  # unpaced tokens sent before other connections have their turn
 
@@ -83,7 +83,7 @@ class Answers:
     """One connection's answers, one after the other. `connection` is its number; `row` are the process's counters."""
 
     __slots__ = (
-        "_ack_timer", "_busy_ns", "_clock", "_connection", "_conversation", "_delay_s", "_delayed", "_due_s", "_held", "_name",
+        "_ack_timer", "_asked", "_busy_ns", "_clock", "_connection", "_conversation", "_delay_s", "_delayed", "_due_s", "_held", "_name",
         "_next", "_number", "_plan", "_progress_s", "_row", "_say", "_settings", "_start_s", "_text", "_timer", "_tokens", "_wire",
         "role",
     )  # fmt: skip
@@ -103,6 +103,7 @@ class Answers:
         self._say: Callable[[int], str] | None = None
         self._busy_ns = plan.cpu_us * 1000
         self._delay_s = plan.delay_ms / 1000
+        self._asked: int | None = None  # tokens, by the prompt itself
         self._tokens: Iterator[Token] | None = None
         self._timer: Timer | None = None
         self._ack_timer: Timer | None = None
@@ -116,6 +117,8 @@ class Answers:
 
     def text_received(self, text: str) -> None:
         """Act on a message (R1 to R6)."""
+        if self._plan.lengths == "prompt" and text:
+            self._asked = asked_length(text)
         step = self.role.text_received(text)
         if not text and Effect.COUNT_STALE_ACK not in step.effects:
             self._row[counters.ACKS] += 1
@@ -183,7 +186,8 @@ class Answers:
         self._conversation += 1
         self._say = settings.text_source(self._plan)
         seed = seed_of(self._plan, settings.seed, self._connection, self._conversation)
-        self._tokens = schedule(self._plan, seed, settings.length_cap)
+        plan = self._plan if self._asked is None else dataclasses.replace(self._plan, tokens=self._asked)
+        self._tokens = schedule(plan, seed, settings.length_cap)
         self._number = -1
         self._start_s = self._progress_s = self._clock.time()
         if self.role.window:

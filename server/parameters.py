@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl
 
-LENGTHS: Final = ("fixed", "lognormal", "gamma", "chat", "code")
+LENGTHS: Final = ("fixed", "lognormal", "gamma", "chat", "code", "prompt")
 GAPS: Final = ("fixed", "lognormal", "gamma")
 STALL_MODES: Final = ("shift", "catchup")
 TEXTS: Final = ("numbers", "words", "awkward")
@@ -95,7 +95,9 @@ class Plan:
     """What the answers of a connection are like. The defaults are the article's: 0 to 11, one a second, each acknowledged."""
 
     tokens: int = _integer(12, "tokens", 100_000, "length of an answer; the mean where `lengths` is lognormal or gamma")
-    lengths: str = _choice(LENGTHS, "how lengths are drawn; `chat` and `code` are quantile tables of real answers")
+    lengths: str = _choice(
+        LENGTHS, "how lengths are drawn; `chat` and `code`: as real answers; `prompt`: the number that a prompt begins with"
+    )
     tokens_cv: float = _number(1.0, "standard deviations a mean", 10.0, "spread of drawn lengths (coefficient of variation)")
     gap_ms: float = _number(1000.0, "ms", 60_000.0, "from one token to the next; the mean where gaps are drawn; 0 is unpaced")
     gaps: str = _choice(GAPS, "how gaps are drawn")

@@ -6,22 +6,14 @@ tokens before it went out, so an answer does not drift.
 
 from __future__ import annotations
 
-import bisect
 import math
 import random
+import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from .parameters import Plan
-
-# Lengths of real answers: output tokens of the Azure LLM inference trace 2023, conversation (19 366 requests) and code
-# (8 819), nearest rank. Source: github.com/Azure/AzurePublicDataset, CC-BY 4.0. Between two points lengths are
-# interpolated geometrically and rounded down, which gives the trace's mean to 1 % (211.1 and 27.9 tokens).
-QUANTILE_PERCENTS: Final = (0, 1, 2.5, *range(5, 100, 5), 97.5, 99, 99.5, 99.9, 100)
-QUANTILE_TOKENS: Final = {
-    "chat": (7, 16, 28, 41, 54, 67, 77, 85, 91, 96, 103, 113, 129, 151, 177, 217, 384, 395, 400, 411, 424, 451, 522, 601, 644, 954, 1000),
-    "code": (6, 6, 6, 6, 7, 7, 8, 9, 9, 10, 11, 12, 13, 14, 16, 18, 20, 24, 29, 39, 55, 90, 145, 252, 361, 831, 1899),
-}
+from .workloads import ANSWER_TOKENS, quantile
 
 WORDS: Final = (
     "the", "stream", "carries", "one", "small", "word", "after", "another", "and", "each", "of", "them", "waits", "until", "its",
@@ -45,6 +37,8 @@ AWKWARD: Final = (
     "\u0000",
 )
 
+_ASKED: Final = re.compile(r"([0-9]{1,9})(?: |$)", re.ASCII)
+
 NS_PER_MS: Final = 1_000_000
 _NOTHING_DRAWN: Final = random.Random(0)
 
@@ -58,9 +52,9 @@ class Token(NamedTuple):
 
 def draw_length(plan: Plan, rng: random.Random, cap: int) -> int:
     """Return the number of tokens of one answer, 0 to `cap`; what is drawn is at least 1."""
-    if plan.lengths == "fixed":
+    if plan.lengths in ("fixed", "prompt"):
         return min(plan.tokens, cap)
-    if plan.lengths in QUANTILE_TOKENS:
+    if plan.lengths in ANSWER_TOKENS:
         return min(quantile_length(plan.lengths, rng.random()), cap)
     if plan.tokens == 0:
         return 0
@@ -68,15 +62,15 @@ def draw_length(plan: Plan, rng: random.Random, cap: int) -> int:
 
 
 def quantile_length(table: str, share: float) -> int:
-    """Return the length below which `share` (0 to 1) of the answers of a quantile table lie."""
-    tokens = QUANTILE_TOKENS[table]
-    percent = 100.0 * share
-    index = min(len(tokens) - 2, max(0, bisect.bisect_right(QUANTILE_PERCENTS, percent) - 1))
-    low, high = QUANTILE_PERCENTS[index], QUANTILE_PERCENTS[index + 1]
-    part = min(1.0, max(0.0, (percent - low) / (high - low)))
+    """Return the length below which `share` (0 to 1) of the answers of a workload lie."""
     # The tiny addition keeps an exact point of the table from falling below itself through rounding.
-    ratio: float = (tokens[index + 1] / tokens[index]) ** part
-    return math.floor(tokens[index] * ratio + 1e-9)
+    return math.floor(quantile(ANSWER_TOKENS[table], share) + 1e-9)
+
+
+def asked_length(prompt: str) -> int | None:
+    """Return the number of tokens that a prompt asks for by beginning with it (`211 Why is the sky blue?`), or None."""
+    found = _ASKED.match(prompt)
+    return None if found is None else int(found[1])
 
 
 def _draw(family: str, mean: float, cv: float, rng: random.Random) -> float:
@@ -106,7 +100,7 @@ def schedule(plan: Plan, seed: str, length_cap: int) -> Iterator[Token]:
     fixed = plan.gaps == "fixed" or plan.gap_cv == 0.0
     stall_ns = round(plan.stall_ms * NS_PER_MS)
     # Seeding costs more than the rest of a short answer, so it is done only where something is drawn.
-    rng = _NOTHING_DRAWN if fixed and not stall_ns and plan.lengths == "fixed" else random.Random(seed)
+    rng = _NOTHING_DRAWN if fixed and not stall_ns and plan.lengths in ("fixed", "prompt") else random.Random(seed)
     length = draw_length(plan, rng, length_cap)
     stalls = stall_ns > 0 and (plan.stall_conversations >= 1.0 or rng.random() < plan.stall_conversations)
     every = plan.stall_every if stalls else 0

@@ -21,7 +21,7 @@ LONGEST_LINES = 450  # the aim is 350: a file answers one question
 # Files of loadtest/ that know no socket, no clock, no gevent and no Locust.
 PURE_HALF = (
     "metrics", "objectives", "yardsticks", "fairness", "histogram", "run_directory", "salvage", "adapter", "typewriter", "conversation",
-    "arrivals", "rates", "schedule", "recorder", "environment",
+    "arrivals", "rates", "trace", "workload", "schedule", "recorder", "environment",
     "calibration_record",
     "adapter_table", "json_stream", "openai_realtime", "openai_chat", "plain_sse", "event_lines",
 )  # fmt: skip
@@ -64,7 +64,7 @@ LOCUSTFILES = {"benchmarks/obvious_user.py", "benchmarks/set_clock.py"}
 # First-party packages to the left of each, as far as they may be seen.
 MAY_SEE = {
     "server": frozenset[str](),
-    "loadtest": frozenset({"server.protocol"}),
+    "loadtest": frozenset({"server.protocol", "server.workloads"}),
     "reports": CONTRACTS,
     "benchmarks": CONTRACTS | {"reports"},
 }

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.population import Person, PopulationError, generate_prompt, read_people, read_prompts
+from loadtest.population import MOST_PROMPT_BYTES, Person, PopulationError, Speech, generate_prompt, read_people, read_prompts
 
 
 def made(folder: Path, contents: bytes | str) -> Path:
@@ -138,3 +138,20 @@ def test_any_file_is_accepted_or_refused_by_a_sentence(tmp_path_factory: pytest.
         except PopulationError as error:
             sentence = str(error)
         assert not sentence or str(path) in sentence
+
+
+def test_what_a_trace_or_a_workload_says_makes_the_prompt() -> None:
+    draw = random.Random(1)
+    said = Speech(bytes_per_token=4).say(draw, 100, 211)
+    assert said.startswith("211 ")
+    assert len(said) == 400
+    assert (said.prompt_tokens, said.answer_tokens) == (100, 211)
+    assert len(Speech().say(draw, 10**9, 5)) == MOST_PROMPT_BYTES
+    assert Speech().say(draw, 1, 12345) == "12345"
+    assert Speech().say(draw, 30, 0).startswith("1 "), "an answer of no token is asked for no more"
+    assert Speech(("hello",)).say(draw, 30, 7) == "7 hello"
+    left = Speech(asks=False, tells=False).say(draw, 30, 7)
+    assert (len(left), left[0].isdigit(), left.answer_tokens) == (120, False, None)
+    assert Speech().say(draw).answer_tokens is None
+    drawn = Speech(workload="code").say(draw)
+    assert drawn.startswith(f"{drawn.answer_tokens} ")

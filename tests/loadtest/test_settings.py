@@ -72,7 +72,7 @@ def test_the_defaults_are_settings() -> None:
     made = settings()
     assert (made.url, made.window, made.open_loop, made.adapter) == (HOST, 1, False, "typewriter")
     assert made.stop == StopPlan(0.0, tokens=(2, 8))
-    assert (made.prompts, made.people, made.headers, made.steps, made.source_addresses) == ((), (), (), (), ())
+    assert (made.speech.prompts, made.people, made.headers, made.steps, made.source_addresses) == ((), (), (), (), ())
     assert made.tls is made.origin is made.run_dir is made.scenario_file is None
     assert (made.uri.host, made.uri.port, made.uri.secure) == ("127.0.0.1", 8001, False)
     assert made.expected_gap_s == 0
@@ -92,7 +92,7 @@ def test_options_become_settings(tmp_path: Path) -> None:
     assert (made.open_loop, made.drop_when_full, made.think_time_s) == (True, True, 0.5)
     assert made.schedule == SchedulePlan("poisson", 2.5, length_s=60.0)
     assert made.stop == StopPlan(0.25, after_ms=(100, 300))
-    assert (made.prompts, made.people) == (("a", "b"), (Person("ws://other/ws"),))
+    assert (made.speech.prompts, made.people) == (("a", "b"), (Person("ws://other/ws"),))
     assert made.headers == (("X-A", "1"), ("X-B", "2:3"), ("Authorization", "Bearer abc"))
     assert (made.origin, made.subprotocols, made.source_addresses) == ("http://here", ("a", "b"), ("127.0.0.2", "::1"))
     assert made.steps == (Step(10, 8.0), Step(50, 2.5))
@@ -103,6 +103,14 @@ def test_options_become_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (["--arrivals", "workload"], "expected --workload chat or code with --arrivals workload, got none"),
+        (["--arrivals", "trace"], "expected --trace-file with --arrivals trace, got none"),
+        (["--trace-file", "x"], "expected --loop open --arrivals trace with --trace-file, or it would not be replayed"),
+        (
+            ["--loop", "open", "--arrivals", "trace", "--trace-file", "/no/such"],
+            "cannot read the trace /no/such: No such file or directory",
+        ),
+        (["--bytes-per-token", "0"], "expected --bytes-per-token above 0, got 0"),
         (["--rate", "0"], "expected --rate above 0, got 0"),
         (["--rate", "0", "--rate-profile", "ramp"], "expected --peak-rate above 0, got 0"),
         (
@@ -166,7 +174,7 @@ def test_a_wrong_option_has_its_sentence(options: list[str], sentence: str) -> N
         ("seed", float("inf"), "expected a number for --seed, got inf"),
         ("rate", "", "expected a number for --rate, got ''"),
         ("loop", "half", "expected --loop to be one of closed, open, got 'half'"),
-        ("arrivals", "", "expected --arrivals to be one of constant, poisson, gamma, got ''"),
+        ("arrivals", "", "expected --arrivals to be one of constant, poisson, gamma, workload, trace, got ''"),
         ("when_full", "wait", "expected --when-full to be one of late, drop, got 'wait'"),
     ],
 )

@@ -209,6 +209,26 @@ def test_r6_a_prompt_supersedes_without_an_end(state: str) -> None:
     assert (j.count("answers/superseded"), j.count("prompts"), j.count("streaming")) == (1, 2, 1)
 
 
+def test_a_prompt_may_say_how_long_its_answer_is() -> None:
+    j = Joined(ack=True, lengths="prompt", tokens=2, gap_ms=1)
+    lengths = []
+    for prompt in ("5 why does it rain?", "7", "why 5?", "12x", "0 nothing", "5", "999999999 all"):
+        before = len(j.wire.texts)
+        j.say(prompt)
+        j.run(20)
+        lengths.append(sum(text != END for text in j.wire.texts[before:]))
+        j.say(STOP)
+    # The last one goes on until it is stopped; one that says nothing has the server's own length.
+    assert lengths[:6] == [5, 7, 2, 2, 0, 5]
+    assert lengths[6] > 7
+
+
+def test_without_being_told_to_a_server_reads_no_length_in_a_prompt() -> None:
+    j = Joined(ack=True, tokens=2, gap_ms=1)
+    j.say("5 why does it rain?")
+    assert j.run(20) == ["0", "1", END]
+
+
 def test_r7_the_end_waits_for_the_last_acknowledgement() -> None:
     j = Joined(tokens=2, window=2, gap_ms=0)
     j.say("p")

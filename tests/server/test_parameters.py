@@ -51,7 +51,7 @@ def test_what_is_not_said_comes_from_the_operators_defaults() -> None:
         ("gap_ms=60001", "over this server's cap of 60000 ms"),
         ("stall_share=1.01", "cap of 1 share"),
         ("window=1025", "cap of 1024 tokens"),
-        ("lengths=short", "lengths is one of fixed, lognormal, gamma, chat, code, not 'short'"),
+        ("lengths=short", "lengths is one of fixed, lognormal, gamma, chat, code, prompt, not 'short'"),
         ("trace=a:b", "trace is 1 to 64 letters"),
         ("trace=" + "a" * 65, "trace is 1 to 64 letters"),
         ("gapms=20", "no parameter 'gapms'; did you mean gap_ms?"),

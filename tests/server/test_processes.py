@@ -146,7 +146,7 @@ def run(*options: str, **more: Any) -> subprocess.CompletedProcess[str]:
         (["--port", "x"], "not 'x'"),
         (["--tokens", "-1"], "tokens is a whole number of tokens, 0 or more, not '-1'"),
         (["--tokens", "many"], "tokens is a whole number of tokens, 0 or more, not 'many'"),
-        (["--lengths", "short"], "lengths is one of fixed, lognormal, gamma, chat, code, not 'short'"),
+        (["--lengths", "short"], "lengths is one of fixed, lognormal, gamma, chat, code, prompt, not 'short'"),
         (["--cap", "trace=1"], "a cap is NAME=VALUE"),
         (["--cap", "tokens=5"], "--tokens 12 is over its own cap, --cap tokens=5; set both"),
         (["--origin", "example.com"], "an origin is scheme://host[:port]"),

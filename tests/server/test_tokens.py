@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from server.parameters import Plan
 from server.tokens import (
-    QUANTILE_PERCENTS,
-    QUANTILE_TOKENS,
     draw_length,
     fill,
     quantile_length,
@@ -21,6 +19,7 @@ from server.tokens import (
     seed_of,
     token_text,
 )
+from server.workloads import ANSWER_TOKENS, PERCENTS
 
 MS = 1_000_000
 
@@ -104,7 +103,7 @@ def test_quantile_tables_give_the_traces_figures(table: str, mean: float, median
     assert statistics.fmean(drawn) == pytest.approx(mean, rel=0.011)
     assert [quantile_length(table, share) for share in (0.5, 0.9, 0.99, 1.0)] == [median, p90, p99, largest]
     assert drawn == sorted(drawn)
-    assert len(QUANTILE_TOKENS[table]) == len(QUANTILE_PERCENTS)
+    assert len(ANSWER_TOKENS[table]) == len(PERCENTS)
 
 
 @pytest.mark.parametrize("lengths", ["fixed", "lognormal", "gamma", "chat", "code"])
