@@ -26,6 +26,7 @@ from .protocol import (
     ServerStep,
     escape_token,
 )
+from .source import OpenSource, Source, SourceError, SourceState
 from .tokens import Token, asked_length, fill, schedule, seed_of, token_text
 
 BURST: Final = 32  # unpaced tokens sent before other connections have their turn
@@ -63,10 +64,6 @@ class Wire(Protocol):
         """Begin to close the connection."""
 
 
-class SourceError(Exception):
-    """The source of an answer failed, as `fail_at` asked for."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class AnswerSettings:
     """What the answers of all connections of a process share."""
@@ -77,6 +74,7 @@ class AnswerSettings:
     log: Log
     history: History | None = None
     text_source: Callable[[Plan], Callable[[int], str]] = token_text
+    open_source: OpenSource | None = None  # in the place of schedules
 
 
 class Answers:
@@ -84,8 +82,8 @@ class Answers:
 
     __slots__ = (
         "_ack_timer", "_asked", "_busy_ns", "_clock", "_connection", "_conversation", "_delay_s", "_delayed", "_due_s", "_held", "_name",
-        "_next", "_number", "_plan", "_progress_s", "_row", "_say", "_settings", "_start_s", "_text", "_timer", "_tokens", "_wire",
-        "role",
+        "_next", "_number", "_plan", "_progress_s", "_prompt", "_row", "_say", "_settings", "_source", "_start_s", "_text", "_timer",
+        "_tokens", "_waiting", "_wire", "role",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +110,9 @@ class Answers:
         self._text: str | None = None  # the next token, once it has been due
         self._held = False  # the next token is due but must wait: for an acknowledgement, or for the peer to read
         self._delayed = False  # the next token has had its extra delay
+        self._prompt = ""
+        self._source: Source | None = None
+        self._waiting = False  # for the source
 
     # -- what happens ----------------------------------------------------------------------------------------------
 
@@ -120,6 +121,7 @@ class Answers:
         if self._plan.lengths == "prompt" and text:
             self._asked = asked_length(text)
         step = self.role.text_received(text)
+        self._prompt = text
         if not text and Effect.COUNT_STALE_ACK not in step.effects:
             self._row[counters.ACKS] += 1
             self._progress_s = self._clock.time()
@@ -184,12 +186,15 @@ class Answers:
     def _start(self) -> None:
         settings = self._settings
         self._conversation += 1
-        self._say = settings.text_source(self._plan)
-        seed = seed_of(self._plan, settings.seed, self._connection, self._conversation)
-        plan = self._plan if self._asked is None else dataclasses.replace(self._plan, tokens=self._asked)
-        self._tokens = schedule(plan, seed, settings.length_cap)
         self._number = -1
         self._start_s = self._progress_s = self._clock.time()
+        if settings.open_source is not None:
+            self._source = settings.open_source(self._plan, self._prompt, self._source_ready)
+        else:
+            self._say = settings.text_source(self._plan)
+            seed = seed_of(self._plan, settings.seed, self._connection, self._conversation)
+            plan = self._plan if self._asked is None else dataclasses.replace(self._plan, tokens=self._asked)
+            self._tokens = schedule(plan, seed, settings.length_cap)
         if self.role.window:
             self._ack_timer = self._clock.call_at(self._start_s + settings.ack_timeout_s, self._check_ack)
         if self._next_token():
@@ -203,13 +208,18 @@ class Answers:
         if self._ack_timer is not None:
             self._ack_timer.cancel()
             self._ack_timer = None
+        if self._source is not None:
+            self._source.cancel()
+            self._source = None
         self._tokens = self._say = self._text = None
-        self._held = False
+        self._held = self._waiting = False
 
     # -- tokens ----------------------------------------------------------------------------------------------------
 
     def _next_token(self) -> bool:
         """Move on to the next token of the schedule; without one, the source is finished (R7) and False is returned."""
+        if self._source is not None:
+            return self._take(self._source)
         assert self._tokens is not None
         token = next(self._tokens, None)
         if token is None:
@@ -221,6 +231,31 @@ class Answers:
         self._text = None
         self._delayed = False
         return True
+
+    def _take(self, source: Source) -> bool:
+        """Move on to the next token that the source has delivered; False if there is none yet, or no more, or it failed (R13)."""
+        try:
+            given = source.take()
+        except SourceError as error:
+            self._fail(error)
+            return False
+        if isinstance(given, str):
+            self._number += 1
+            self._due_s = self._start_s  # it is here, so it is due
+            self._text = given
+            self._delayed = False
+            return True
+        self._waiting = given is SourceState.WAITING
+        if not self._waiting:
+            self._apply(self.role.source_finished())
+        return False
+
+    def _source_ready(self) -> None:
+        """The source has something after it had nothing; called by it."""
+        if self._waiting:
+            self._waiting = False
+            if self._next_token():
+                self._advance()
 
     def _advance(self) -> None:
         """Send what is due and may go; leave a timer, or a held token, for the rest."""
@@ -267,10 +302,13 @@ class Answers:
                 raise SourceError(f"asked to fail at token {self._plan.fail_at}")
             self._text = self._say(self._number)
         except Exception as error:
-            self._settings.log.warn("source_failed", connection=self._connection, error=f"{type(error).__name__}: {error}")
-            self._apply(self.role.source_failed())
+            self._fail(error)
             return False
         return True
+
+    def _fail(self, error: Exception) -> None:
+        self._settings.log.warn("source_failed", connection=self._connection, error=f"{type(error).__name__}: {error}")
+        self._apply(self.role.source_failed())
 
     def _send(self, plan: Plan, text: str) -> None:
         self._row[counters.TOKENS] += 1

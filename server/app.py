@@ -18,14 +18,15 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from . import counters
-from .answers import AnswerSettings
 from .connections import MAX_CONNECTIONS, MAX_PER_ADDRESS, Connections
 from .counters import Block, LoopLag
 from .front import Front, Refusal, check_handshake
 from .history import History
 from .log import LibraryLog, Log
-from .parameters import DEFAULT_CAPS, ParameterError, Plan, parse_query
+from .parameters import DEFAULT_CAPS, ParameterError, Plan
 from .protocol import ACK_TIMEOUT_S, MAX_TEXT_BYTES
+from .source import UpstreamSettings
+from .stack import answer_settings, choose_plan, open_upstream
 from .wire import StreamConnection
 
 # asyncio accepts up to `backlog` connections in one turn, and when descriptors run out tries as often as that: so it gets
@@ -59,6 +60,8 @@ class Settings:
     compression: bool = False
     tls: ssl.SSLContext | None = None
     history: Path | None = None
+    words: tuple[str, ...] = ()
+    upstream: UpstreamSettings | None = None
     quiet: bool = False
 
 
@@ -76,13 +79,8 @@ class StreamServer:
         self.connection_number = process - block.processes
         self._front = Front(block)
         self._history = None if settings.history is None else History(settings.history, self.log)
-        self.answer_settings = AnswerSettings(
-            ack_timeout_s=settings.ack_timeout_s,
-            seed=settings.seed,
-            length_cap=int(settings.caps["tokens"]),
-            log=self.log,
-            history=self._history,
-        )
+        self._upstream = open_upstream(settings)
+        self.answer_settings = answer_settings(settings, self.log, self._history, self._upstream)
         self._plans: dict[ServerConnection, Plan] = {}
         self._draining = asyncio.Event()
         self._hurry = False
@@ -99,7 +97,7 @@ class StreamServer:
         if refusal is not None:
             return self._refuse(connection, request, refusal)
         try:
-            plan = parse_query(request.path.partition("?")[2], self.settings.plan, self.settings.caps)
+            plan = choose_plan(request.path.partition("?")[2], self.settings)
         except ParameterError as error:
             return self._refuse(connection, request, Refusal("query", 400, str(error)))
         self._plans[connection] = plan
@@ -179,6 +177,8 @@ class StreamServer:
         for connection in list(self.opening):
             connection.transport.abort()
         await asyncio.sleep(0)
+        if self._upstream is not None:
+            await self._upstream.close()
         self.log.info("left", connections=open_now, cut=late)
         self._clear_gauges()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import os
 import re
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 from .access import read_tokens
 from .app import Settings
@@ -17,8 +19,10 @@ from .front import parse_origin
 from .parameters import DEFAULT_CAPS, PARAMETERS, Parameter, ParameterError, Plan, parse_cap
 from .processes import tls_context
 from .protocol import DEFAULT_PORT, PATH
+from .source import UpstreamSettings, find_unfit, read_words
 
 _DEFAULTS = Settings()
+KEY_VARIABLE: Final = "STREAMGAUGE_UPSTREAM_KEY"
 
 
 class OptionError(Exception):
@@ -81,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_listening(parser)
     _add_answers(parser)
+    _add_sources(parser)
     _add_limits(parser)
     return parser
 
@@ -130,6 +135,31 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--history", type=Path, metavar="FILE", help="append every traced token here, for a checker")
 
 
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("other sources of tokens")
+    add = group.add_argument
+    add("--text-file", type=Path, metavar="FILE", help="answers say the words of this text, all of them unless --tokens says otherwise")
+    add("--upstream", type=_checked(parse_upstream), metavar="URL",
+        help="relay the answers of an OpenAI-compatible API, such as http://127.0.0.1:8000/v1; tokens come when they come, and --tokens "
+        f"is asked for as max_tokens; its key is read from the environment: {KEY_VARIABLE}")  # fmt: skip
+    add("--upstream-model", default="default", metavar="NAME", help="the model to ask for (default: %(default)s)")
+    add("--upstream-timeout", type=_seconds(0.05, 86_400), default=60.0, metavar="S",
+        help="an answer fails when nothing comes for so long (default: 60 s)")  # fmt: skip
+
+
+def parse_upstream(text: str) -> str:
+    """Read the base URL of an API; raises ValueError with a sentence unless it is one."""
+    try:
+        parts = urlsplit(text)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.query or parts.fragment or "@" in parts.netloc)
+        _ = parts.port  # raises if it is none
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError(f"an upstream is http[s]://host[:port]/path, such as http://127.0.0.1:8000/v1, not {text!r}")
+    return text.rstrip("/")
+
+
 def _help(parameter: Parameter) -> str:
     facts = [] if parameter.default is None else [f"default: {parameter.default}"]
     if parameter.cap is not None:
@@ -175,7 +205,18 @@ def parse_options(arguments: Sequence[str] | None = None) -> Launch:
     chosen = {name: getattr(options, f"plan_{name}", None) for name in PARAMETERS}
     # As an option the seed is the server's, from which each connection gets its own; only a query pins a connection's.
     seed = chosen.pop("seed")
-    plan = dataclasses.replace(Plan(), **{name: value for name, value in chosen.items() if value is not None})
+    words = _words(options.text_file)
+    # A text is told to its end, and an upstream decides for itself how much it says.
+    source = {"text": "file", "tokens": len(words)} if words else {"tokens": 0} if options.upstream is not None else {}
+    plan = dataclasses.replace(Plan(), **{**source, **{name: value for name, value in chosen.items() if value is not None}})
+    if plan.text == "file" and not words:
+        raise OptionError("--text file needs the text: --text-file FILE")
+    if options.upstream is not None and importlib.util.find_spec("aiohttp") is None:
+        raise OptionError("--upstream needs the package aiohttp: pip install aiohttp")
+    if words and options.upstream is not None:
+        raise OptionError("--text-file and --upstream are two sources for one answer; choose one")
+    if options.upstream is not None and (unfit := find_unfit(plan, Plan())) is not None:
+        raise OptionError(f"{PARAMETERS[unfit].option} belongs to schedules, and with --upstream answers are relayed")
     # The operator's own defaults are within the caps by definition, unless a cap says otherwise.
     caps = dict(DEFAULT_CAPS)
     for name, cap in DEFAULT_CAPS.items():
@@ -206,6 +247,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> Launch:
         compression=options.compression,
         tls=_tls(options.certfile, options.keyfile),
         history=_writable(options.history),
+        words=words,
+        upstream=None
+        if options.upstream is None
+        else UpstreamSettings(options.upstream, options.upstream_model, os.environ.get(KEY_VARIABLE) or None, options.upstream_timeout),
         quiet=options.quiet,
     )
     ready_file: Path | None = options.ready_file
@@ -239,6 +284,17 @@ def _tokens(path: Path | None) -> tuple[str, ...]:
     except ValueError as error:  # what is no UTF-8 is one
         reason = "it is no UTF-8 text" if isinstance(error, UnicodeError) else error
         raise OptionError(f"--token-file {path}: {reason}") from None
+
+
+def _words(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        return read_words(path)
+    except OSError as error:
+        raise OptionError(f"cannot read --text-file {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise OptionError(f"--text-file {path} cannot be used: {error}") from None
 
 
 def _writable(path: Path | None) -> Path | None:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 LENGTHS: Final = ("fixed", "lognormal", "gamma", "chat", "code", "prompt")
 GAPS: Final = ("fixed", "lognormal", "gamma")
 STALL_MODES: Final = ("shift", "catchup")
-TEXTS: Final = ("numbers", "words", "awkward")
+TEXTS: Final = ("numbers", "words", "awkward", "file")
 SWITCH: Final = ("off", "on")
 
 _INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -112,7 +112,7 @@ class Plan:
     delay_ms: float = _number(0.0, "ms", 60_000.0, "idle work on each token, begun when it is due and the window is open")
     cpu_us: int = _integer(0, "us", 10_000, "busy work on each token: processor time that every connection has to wait for")
     fail_at: int = _integer(0, "tokens", 100_000, "the source fails instead of giving the k-th token; 0 means never")
-    text: str = _choice(TEXTS, "what tokens say; `awkward` has in-band words, markup and many scripts")
+    text: str = _choice(TEXTS, "what tokens say; `awkward` has in-band words, markup and many scripts, `file` the words of `--text-file`")
     token_bytes: int = _integer(0, "bytes", 16_384, "tokens are filled up to at least this size; 0 leaves them as they are")
     escape: str = _choice(SWITCH, "`on` escapes `& < >` for pages that use innerHTML")
     seed: int | None = _integer(None, "seed", 2**53, "what is drawn depends on this; the server's seed and the connection when not given")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from .parameters import Plan
@@ -119,8 +119,8 @@ def schedule(plan: Plan, seed: str, length_cap: int) -> Iterator[Token]:
         at_ns += gap_ns if fixed else round(_draw(plan.gaps, gap_ns, plan.gap_cv, rng))
 
 
-def token_text(plan: Plan) -> Callable[[int], str]:
-    """Return a function from a token's number (from 0) to what it says, filled up to `token_bytes`.
+def token_text(plan: Plan, words: Sequence[str] = ()) -> Callable[[int], str]:
+    """Return a function from a token's number (from 0) to what it says, filled up to `token_bytes`; `words` are those of `text=file`.
 
     It may return an in-band word or nothing (`text=awkward`); `protocol.escape_token` is the guard against those.
     """
@@ -128,6 +128,11 @@ def token_text(plan: Plan) -> Callable[[int], str]:
         say: Callable[[int], str] = str
     elif plan.text == "words":
         say = _word
+    elif plan.text == "file":
+
+        def say(number: int) -> str:
+            return words[number % len(words)]  # after its last word a text begins anew
+
     else:
         say = _awkward
     if plan.token_bytes == 0:

@@ -26,12 +26,12 @@ STARTED = re.compile(r"listening on (wss?://\S+) \(page: (https?://\S+?)/\)")
 
 
 class RunningServer:
-    """`python -m server` in a process of its own. `url` is the WebSocket's, `http_url` has no slash at its end."""
+    """`python -m server`, or another `module` of the same options, in a process of its own. `url` is the WebSocket's, `http_url` has no slash at its end."""
 
-    def __init__(self, *options: str, port: int = 0, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, *options: str, port: int = 0, environment: dict[str, str] | None = None, module: str = "server") -> None:
         self.log_file = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "server", "--port", str(port), *options],
+            [sys.executable, "-m", module, "--port", str(port), *options],
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
             stdout=subprocess.PIPE,
@@ -115,8 +115,8 @@ def start_server() -> Iterator[Callable[..., RunningServer]]:
     """Return a function that starts a server with the given options; each is stopped when the test is over."""
     running: list[RunningServer] = []
 
-    def start(*options: str, port: int = 0, environment: dict[str, str] | None = None) -> RunningServer:
-        server = RunningServer(*options, port=port, environment=environment)
+    def start(*options: str, port: int = 0, environment: dict[str, str] | None = None, module: str = "server") -> RunningServer:
+        server = RunningServer(*options, port=port, environment=environment, module=module)
         running.append(server)
         return server
 

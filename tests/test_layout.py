@@ -52,6 +52,8 @@ ALLOWED = {
 ALSO_ALLOWED = {
     "server/processes.py": {"uvloop"},
     "server/__main__.py": {"uvloop"},
+    "server/fastapi_app.py": {"fastapi", "uvicorn"},
+    "server/upstream.py": {"aiohttp"},
     "loadtest/run_directory.py": {"pyarrow"},
     "loadtest/salvage.py": {"pyarrow"},
     "loadtest/environment.py": {"psutil"},
