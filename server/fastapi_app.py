@@ -112,7 +112,7 @@ def create_app(stack: Stack) -> FastAPI:
 async def _converse(stack: Stack, websocket: WebSocket) -> None:
     address = _peer(websocket.client)
     plain = PlainRequest(_target(websocket), Headers(websocket.headers.items()))
-    refusal = check_handshake(plain, stack.settings.origins)
+    refusal = check_handshake(plain, stack.settings.origins, stack.settings.tokens)
     plan = Plan()
     try:
         plan = choose_plan(websocket.url.query, stack.settings)
@@ -248,6 +248,11 @@ def _own(request: Request, name: str) -> str:
 
 def _admit(stack: Stack, request: Request) -> Plan | Response:
     """Return the plan of a request that starts an answer, or the response that refuses it."""
+    # The rules for who may open a conversation are the handshake's, at another path.
+    asked = _plain(request)
+    refusal = check_handshake(PlainRequest(PATH, asked.headers), stack.settings.origins, stack.settings.tokens)
+    if refusal is not None:
+        return _refuse(stack, request, refusal)
     query = "&".join(part for part in request.url.query.split("&") if part.partition("=")[0] not in OWN)
     try:
         plan = dataclasses.replace(choose_plan(query, stack.settings), window=0)

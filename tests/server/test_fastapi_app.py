@@ -149,6 +149,20 @@ def test_the_pages_are_those_of_the_reference_server(serve: Any) -> None:
         assert asking.ask("POST", "/healthz", b"")[0] == 405
 
 
+def test_who_may_open_a_conversation_is_the_same_everywhere(serve: Any, tmp_path: Any) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("a-token-long-enough\n")
+    server = serve("--token-file", str(path))
+    with Asking(server) as asking:
+        assert asking.ask("POST", "/answers", b"x")[0] == 401
+        assert asking.ask("GET", "/sse?prompt=x")[0] == 401
+    with pytest.raises(InvalidStatus) as refused, connect(server.url):
+        pass
+    assert refused.value.response.status_code == 401
+    with connect(server.url, additional_headers={"Authorization": "Bearer a-token-long-enough"}):
+        pass
+
+
 # -- events ------------------------------------------------------------------------------------------------------------
 
 
