@@ -26,7 +26,10 @@ STARTED = re.compile(r"listening on (wss?://\S+) \(page: (https?://\S+?)/\)")
 
 
 class RunningServer:
-    """`python -m server`, or another `module` of the same options, in a process of its own. `url` is the WebSocket's, `http_url` has no slash at its end."""
+    """`python -m server`, or another `module` of the same options, in a process of its own.
+
+    `url` is the WebSocket's, `http_url` has no slash at its end.
+    """
 
     def __init__(self, *options: str, port: int = 0, environment: dict[str, str] | None = None, module: str = "server") -> None:
         self.log_file = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
