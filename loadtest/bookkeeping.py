@@ -161,8 +161,16 @@ class Bookkeeping:
         """Note that no load starts any more from now on; the first call of a run counts."""
         self._window.setdefault("steady_end_at_ns", self.since_origin())
 
-    def end(self, lost: Sequence[str], broken: str | None, interrupted: bool, refused: Mapping[str, int]) -> str:
-        """Finish the directory of the run that has ended; returns its status."""
+    @property
+    def steady_end_ns(self) -> int:
+        """When the load ended, since the origin; now while it goes on."""
+        return self._window.get("steady_end_at_ns") or self.since_origin()
+
+    def end(self, lost: Sequence[str], broken: str | None, interrupted: bool, workers: Mapping[str, Any], reasons: Sequence[str]) -> str:
+        """Finish the directory of the run that has ended; returns its status.
+
+        ``workers`` is what else there is to say of them; each of ``reasons`` makes the run a degraded one.
+        """
         directory, settings = self.directory, self.settings
         assert directory is not None
         if self.intake is not None:
@@ -182,7 +190,8 @@ class Bookkeeping:
             server=self._server,
             schedule=settings.schedule if settings is not None and settings.open_loop else None,
             schedule_at_ns=self._window.get("arrivals_at_ns") or 0,
-            refused=refused,
+            workers=workers,
+            reasons=reasons,
         )
         try:
             status = end_record(directory, ending)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gevent
@@ -12,20 +12,26 @@ from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import HEARTBEAT_LIVENESS
 
+from .arrivals import SECOND_NS
 from .bookkeeping import Bookkeeping
 from .courier import ACKNOWLEDGEMENT, CHUNK
+from .dealing import Dealing, describe_dealing
 from .gate import Gate
 from .membership import ORPHAN_DRAIN_S, SILENCE_S
+from .salvage import unknown
 from .shipping import Refused
 
 logger = logging.getLogger("streamgauge")
 
-STOP = "streamgauge_stop"
+STOP, ARRIVALS, DEAL, DEALT_LATE = "streamgauge_stop", "streamgauge_arrivals", "streamgauge_deal", "streamgauge_dealt_late"
 PATIENCE_S = 30.0
 """The end of a run waits so long for a record of which nothing more comes, beyond the time that users may take to stop."""
 GONE_S = SILENCE_S + ORPHAN_DRAIN_S + 1.0
 """A worker that has not been heard for so long has been killed, or has stopped by itself because it does not hear us."""
 _PROGRESS_EVERY_S = 2.0
+_LOOK_EVERY_S = 0.25
+_STOPPED_S = SILENCE_S + 2.0
+"""So long after it was heard last a silent worker starts nothing any more; it hears us only in answer to what we hear of it."""
 
 
 class Fleet:
@@ -37,7 +43,13 @@ class Fleet:
         self._books = books
         self._broken = broken
         self._expected: set[str] = set()
+        self._joined: dict[str, int] = {}
+        self._early: set[str] = set()
+        self._begin: dict[str, Any] = {}
+        self._dealing: Dealing | None = None
+        self._watcher: gevent.Greenlet[..., None] | None = None
         self._runner.register_message(CHUNK, self._on_chunk)
+        self._runner.register_message(DEALT_LATE, self._on_dealt_late)
 
     @property
     def _runner(self) -> Any:
@@ -50,8 +62,42 @@ class Fleet:
     def begin(self) -> list[str]:
         """The names of the workers that a new run begins with."""
         names = sorted((self.name(node.id) for node in self._runner.clients.ready), key=lambda name: int(name[1:]))
-        self._expected = set(names)
+        self._expected, self._joined, self._early, self._dealing = set(names), {}, set(), None
         return names
+
+    # The schedule of arrivals.
+
+    def begin_arrivals(self, begin: dict[str, Any]) -> None:
+        """Begin the open loop's schedule in all workers, and deal it anew from now on whenever one comes or goes."""
+        self._dealing = Dealing(int(begin["at_ns"]), sorted(self._expected | set(self._joined), key=lambda name: int(name[1:])))
+        self._begin = begin
+        self._runner.send_message(ARRIVALS, {**begin, **self._dealing.begin()})
+        self._watcher = gevent.spawn(self._watch)
+
+    def _watch(self) -> None:
+        while self._dealing is not None:
+            gevent.sleep(_LOOK_EVERY_S)
+            here = {self.name(identity): HEARTBEAT_LIVENESS - node.heartbeat for identity, node in self._runner.clients.items()}
+            missing = {self.name(node.id) for node in self._runner.clients.missing}
+            now = self._books.since_origin()
+            for name in list(self._dealing.members):
+                if name not in here:
+                    self._deal(self._dealing.leave(name, now))
+                elif name in missing:
+                    self._deal(self._dealing.leave(name, now, now + round((_STOPPED_S - here[name]) * SECOND_NS)))
+            for name in sorted((self._expected | set(self._joined)) & set(here) - missing - set(self._dealing.members)):
+                self._deal(self._dealing.join(name, now))
+
+    def _deal(self, deal: dict[str, Any] | None) -> None:
+        if deal is not None:
+            logger.info("arrivals are dealt anew, over %s", ", ".join(deal["positions"]) or "nobody")
+            self._runner.send_message(DEAL, deal)
+
+    def _on_dealt_late(self, environment: Any, msg: Message, **_: Any) -> None:
+        if self._dealing is not None and isinstance(msg.data, dict) and type(msg.data.get("by_ns")) is int:
+            self._dealing.heard_late(self.name(msg.node_id), msg.data["by_ns"])
+
+    # Their records.
 
     def _on_chunk(self, environment: Any, msg: Message, **_: Any) -> None:
         """Append and acknowledge, and nothing else: while a listener works no heartbeat is read, and who is not read is dropped."""
@@ -69,8 +115,21 @@ class Fleet:
                 self._runner.send_message(ACKNOWLEDGEMENT, answer, client_id=sender)
             return
         self._runner.send_message(ACKNOWLEDGEMENT, answer, client_id=sender)
+        if (name := self.name(sender)) not in self._expected and name not in self._joined:
+            self._joined[name] = self._books.since_origin()
+            if self._dealing is not None:
+                # Its share is dealt by the watcher; until then it has none.
+                self._runner.send_message(ARRIVALS, {**self._begin, **self._dealing.begin()}, client_id=sender)
         if answer["failed"]:
             self._broken(answer["failed"])
+
+    def stopping(self) -> None:
+        """The run begins to end: who has ended before it has left."""
+        intake = self._books.intake
+        self._early = {name for name, copy in intake.copies.items() if copy.whole} if intake is not None else set()
+        if self._watcher is not None:
+            self._watcher.kill()
+            self._watcher = None
 
     def wait_for_records(self) -> list[str]:
         """Have the workers stop and wait, bounded and with progress, until each one's record is here whole; whose is not."""
@@ -99,11 +158,29 @@ class Fleet:
                 )  # fmt: skip
             gevent.sleep(0.05)
 
-    def take_refused(self) -> dict[str, int]:
-        """How many messages were not taken since the last call, by reason."""
+    def describe(self, lost: Sequence[str], until_ns: int) -> tuple[dict[str, Any], list[str]]:
+        """What run.json says of the workers of the run that ends, and sentences on why the run is not what was planned, if it is not.
+
+        ``lost``: whose record is not whole; ``until_ns``: when the load ended, since the origin.
+        """
         refused = dict(sorted(self.gate.refused.items()))
         self.gate.refused.clear()
-        return refused
+        about: dict[str, Any] = {"refused": refused, "joined": dict(self._joined), "left": sorted(self._early)}
+        reasons = [f"worker {name} left before the end of the run" for name in about["left"]]
+        dealing, settings, intake = self._dealing, self._books.settings, self._books.intake
+        if dealing is not None and settings is not None and intake is not None:
+            ends = {name: (intake.copies[name].information or {}).get("ended_at_ns", 0) for name in self._early}
+            known = unknown(intake.directory, lost)
+            ends |= {name: ((known[name]["last_second"] or 0) + 1) * SECOND_NS for name in lost}
+            plan, seed, pins = settings.schedule, settings.seed, self._begin["pins_s"]
+            not_started = {
+                name: dealing.not_started(name, lambda: plan.arrivals(seed, pins), after_ns, until_ns) for name, after_ns in ends.items()
+            }
+            about["deals"] = [{"from_ns": from_ns + dealing.at_ns, "workers": list(members)} for from_ns, members in dealing.deals]
+            about["arrivals_not_started"] = not_started
+            reasons += describe_dealing(dealing.late, not_started)
+        self._dealing = None
+        return about, reasons
 
     def _reachable(self) -> set[str]:
         """The workers of whom anything may still come."""

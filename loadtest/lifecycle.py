@@ -15,7 +15,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from .bookkeeping import Bookkeeping
 from .clock_offset import Offset
-from .fleet import STOP, Fleet
+from .fleet import ARRIVALS, DEAL, DEALT_LATE, STOP, Fleet
 from .gate import Gate, warn_if_exposed
 from .interrupts import interrupt_between_switches, interrupt_main
 from .live import LiveView
@@ -28,7 +28,6 @@ logger = logging.getLogger("streamgauge")
 
 EXIT_DONE, EXIT_BUG, EXIT_INTERRUPTED = 0, 1, 130
 _MASTER_ANSWERS_S = 5.0
-_ARRIVALS_MESSAGE = "streamgauge_arrivals"
 _LOCAL_LEAD_NS, _WORKERS_LEAD_NS = 20_000_000, 250_000_000
 """How far ahead an open loop's beginning is set: time to make the schedule, and for the message to reach every worker."""
 
@@ -67,7 +66,8 @@ class Lifecycle:
         elif isinstance(self._runner, WorkerRunner):
             self.worker = Worker(environment, self._runner.stop)
             self.measurement.written = self.worker.wake
-            self._runner.register_message(_ARRIVALS_MESSAGE, lambda msg, **_: self.measurement.start_schedule(**msg.data))
+            self._runner.register_message(ARRIVALS, lambda msg, **_: self.measurement.start_schedule(**msg.data))
+            self._runner.register_message(DEAL, lambda msg, **_: self._take_deal(**msg.data))
             # In a greenlet of its own: it lasts until the conversations have ended, and heartbeats must be answered meanwhile.
             self._runner.register_message(STOP, lambda **_: self._runner.stop(), concurrent=True)
         events.report_to_master.add_listener(self._on_report)
@@ -173,9 +173,10 @@ class Lifecycle:
             return
         self.books.users_stable(user_count)
         if begin := self.books.begin_arrivals(_LOCAL_LEAD_NS if self._has_users else _WORKERS_LEAD_NS):
-            self.measurement.start_schedule(**begin)
-            if not self._has_users:
-                self._runner.send_message(_ARRIVALS_MESSAGE, begin)
+            if self.fleet is not None:
+                self.fleet.begin_arrivals(begin)
+            else:
+                self.measurement.start_schedule(**begin, positions={"w0": 0}, workers=1)
         self._spawned.set()
         settings = self.books.settings
         if settings is not None and settings.steps and self._ladder is None:
@@ -195,6 +196,10 @@ class Lifecycle:
         self._ladder = None
         self._stop_run()
 
+    def _take_deal(self, **deal: Any) -> None:
+        if (late_ns := self.measurement.redeal(**deal)) > 0:
+            self._runner.send_message(DEALT_LATE, {"by_ns": late_ns})
+
     def _stop_run(self) -> None:
         (self._runner.quit if self._headless else self._runner.stop)()
 
@@ -203,6 +208,8 @@ class Lifecycle:
     def _on_stopping(self, **_: Any) -> None:
         self._draining = self._active
         self.books.steady_ends()
+        if self.fleet is not None:
+            self.fleet.stopping()
         if self._ladder is not None and self._ladder is not gevent.getcurrent():
             self._ladder.kill(block=False)
         self._ladder = None
@@ -252,10 +259,11 @@ class Lifecycle:
 
     def _end_directory(self, directory: RunDirectory) -> None:
         if self.fleet is None:
-            lost, refused = [name for name, ended in directory.workers_ended().items() if not ended], {}
+            lost = [name for name, ended in directory.workers_ended().items() if not ended]
+            status = self.books.end(lost, self.measurement.broken, self._interrupted, {}, [])
         else:
-            lost, refused = self.fleet.wait_for_records(), self.fleet.take_refused()
-        status = self.books.end(lost, self.measurement.broken, self._interrupted, refused)
+            lost = self.fleet.wait_for_records()
+            status = self.books.end(lost, self.measurement.broken, self._interrupted, *self.fleet.describe(lost, self.books.steady_end_ns))
         self.exit_code = {"degraded": EXIT_DEGRADED, "aborted": EXIT_INTERRUPTED}.get(status, self.exit_code)
 
     def _on_unwritable(self, reason: str) -> None:

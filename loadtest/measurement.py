@@ -48,6 +48,7 @@ class Measurement:
         self._writer: RawWriter | None = None
         self._scraper: gevent.Greenlet[..., None] | None = None
         self._stop_timeout_s: float | None = None
+        self._schedule_at = 0
 
     @property
     def _runner(self) -> Any:
@@ -105,12 +106,24 @@ class Measurement:
         """Drop what was begun and never ran."""
         self.run = self._writer = None
 
-    def start_schedule(self, at_ns: int, pins_s: Sequence[float]) -> None:
-        """The open loop's time begins ``at_ns`` after the run's origin, in all workers; ``pins_s`` as for ``SchedulePlan``."""
+    def start_schedule(self, at_ns: int, pins_s: Sequence[float], positions: Mapping[str, int], workers: int) -> None:
+        """The open loop's time begins ``at_ns`` after the run's origin, in all workers; ``pins_s`` as for ``SchedulePlan``.
+
+        A worker that is not among ``positions`` has no share until it is dealt one.
+        """
         run = self.run
         if run is not None and run.open_loop is not None:
             whole = run.settings.schedule.arrivals(run.settings.seed, pins_s)
-            run.open_loop.start(Share(whole, run.position, run.workers), run.engine.recorder.origin + at_ns)
+            run.open_loop.start(Share(whole, positions.get(run.worker), workers), run.engine.recorder.origin + at_ns)
+            self._schedule_at = run.engine.recorder.origin + at_ns
+
+    def redeal(self, from_ns: int, positions: Mapping[str, int], workers: int) -> int:
+        """Take a new deal from ``from_ns`` after the schedule's beginning on; by how many ns it comes too late, 0 when it does not."""
+        run = self.run
+        if run is None or run.open_loop is None:
+            return 0
+        run.open_loop.redeal(from_ns, positions.get(run.worker), workers)
+        return max(0, time.monotonic_ns() - self._schedule_at - from_ns)
 
     def stop_starting(self) -> None:
         """No conversation starts any more; those in flight go on."""

@@ -111,7 +111,8 @@ class Ending:
     warm_up_s: float
     steps: Sequence[Mapping[str, int]]
     server: Mapping[str, Any]
-    refused: Mapping[str, int]
+    workers: Mapping[str, Any]
+    reasons: Sequence[str]
     schedule: SchedulePlan | None = None
     schedule_at_ns: int = 0
 
@@ -134,6 +135,7 @@ def end_record(directory: RunDirectory, ending: Ending) -> str:
     if ending.broken is not None and not reasons:
         reasons.append(f"the record could not be written: {ending.broken}")
     reasons += [f"worker {name} ended without its last record" for name in ending.lost]
+    reasons += ending.reasons
     try:
         states = directory.compact()
         bad = {state.worker: state.bad_bytes for state in states if state.bad_bytes}
@@ -165,7 +167,7 @@ def end_record(directory: RunDirectory, ending: Ending) -> str:
         begin_s, end_s = math.ceil(warm_up_end / SECOND_NS), steady_end // SECOND_NS
         start_s = ending.schedule_at_ns / SECOND_NS
         metadata["load"]["asked_per_s"] = ending.schedule.asked_per_s(begin_s - start_s, end_s - start_s, metadata["seed"])
-    metadata["workers"]["refused"] = dict(ending.refused)
+    metadata["workers"] |= ending.workers
     metadata["load"]["users_max"] = max((step["users"] for step in ending.steps), default=0)
     directory.write_metadata(metadata)
     return status

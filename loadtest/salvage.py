@@ -109,6 +109,8 @@ def unknown(run: RunDirectory, workers: Sequence[str]) -> dict[str, dict[str, An
 
     Those are counted as started and have no row. What such a worker began later is within the second that it had not written yet.
     """
+    if not workers:
+        return {}
     intervals = run.table("intervals", ["worker", "second", "conversations_started"])
     rows = run.table("conversations", ["worker"])
     found = {}

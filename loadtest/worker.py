@@ -30,6 +30,7 @@ class Worker:
         self.environment = environment
         self._stop_loading = stop_loading
         self._courier: Courier | None = None
+        self._orphan = False
         options: Any = environment.parsed_options
         # The master's options replace ours when it starts a run; where a worker writes is its own affair.
         own = options.worker_folder or (Path(options.run_dir).parent if options.run_dir else options.runs_folder)
@@ -82,7 +83,8 @@ class Worker:
         now = self.describe(courier.record)["master_clock"]
         delivered = courier.deliver({**information, "master_clock_at_end": now}, lambda: self.membership.parent_died)
         self._courier = None
-        if not delivered and self.membership.silent:
+        # One that was cut off has ended this run for itself, and could not take part in it again under the same name.
+        if self._orphan or (not delivered and self.membership.silent):
             self._leave(EXIT_DEGRADED)
 
     def _on_answer(self, environment: Any, msg: Message, **_: Any) -> None:
@@ -101,6 +103,7 @@ class Worker:
         logger.error(
             "the master has not been heard for %g s: this worker stops loading; its record is in %s", SILENCE_S, self._courier.record.path
         )
+        self._orphan = True
         self.environment.stop_timeout = min(self.environment.stop_timeout or 0, ORPHAN_DRAIN_S)
         self._stop_loading()
 
