@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,9 +123,15 @@ def new_folder(out: Path, name: str) -> Path:
 
 
 class Conductor:
-    """One run from the server's start to the report."""
+    """One run from the server's start to the report.
 
-    def __init__(self, plan: Plan, run: Run, folder: Path, processes: Processes, interrupts: Interrupts, console: Console) -> None:
+    ``watch`` is asked twice a second whether there is a reason to end the run before its time; ``aborted`` is the one it gave.
+    """
+
+    def __init__(
+        self, plan: Plan, run: Run, folder: Path, processes: Processes, interrupts: Interrupts, console: Console,
+        watch: Callable[[], str | None] | None = None,
+    ) -> None:  # fmt: skip
         self.plan = plan
         self.run = run
         self.folder = folder
@@ -135,8 +142,10 @@ class Conductor:
         self.cpus = split_cpus() if plan.host is None else None
         self.server: Process | None = None
         self.generator: Process | None = None
+        self.watch = watch
+        self.aborted: str | None = None
 
-    def conduct(self, title: str) -> Outcome:
+    def conduct(self, title: str, *, charts: bool = True) -> Outcome:
         """Do it all; what goes wrong on the way is in the outcome, and nothing is left running."""
         started = time.monotonic()
         outcome = Outcome(self.run, self.directory)
@@ -158,7 +167,7 @@ class Conductor:
             outcome.interrupt()
         outcome.settle()
         self.keep_logs()
-        outcome.report(self.interrupts)
+        outcome.report(self.interrupts, charts=charts)
         outcome.seconds = time.monotonic() - started
         return outcome
 
@@ -210,6 +219,9 @@ class Conductor:
                 # The raw files go when the tables are written: from then on nothing is new.
                 loading = (self.directory / "raw").is_dir()
                 progress.show("load" if loading else "ending", figures.line())
+                if loading and self.watch is not None and (reason := self.watch()) is not None:
+                    self.aborted = reason
+                    return
         outcome.exit_code = code if code in KNOWN_EXITS else 1
         if code == 2:
             outcome.fail(self.generator.refusal(), 2)

@@ -77,7 +77,7 @@ class Outcome:
         if not interrupted:
             self.exit_code = worst((self.exit_code, 12))
 
-    def report(self, interrupts: Interrupts) -> None:
+    def report(self, interrupts: Interrupts, *, charts: bool = True) -> None:
         """Build summary, charts and page from what was measured; another Ctrl-C leaves them out."""
         if not (self.directory / "run.json").is_file():
             return
@@ -86,7 +86,7 @@ class Outcome:
             # Imported late: pandas and matplotlib take a second that the first run need not wait for.
             from reports.build import build
 
-            self.summary = build(self.directory)
+            self.summary = build(self.directory, charts=charts)
         except KeyboardInterrupt:
             self.fail(f"interrupted while the report was drawn; `python -m reports build {self.directory}` draws it", 130)
         except Exception as error:
