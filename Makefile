@@ -29,13 +29,28 @@ BENCH_OPTIONS = \
 	$(call option,METRICS_PORT,--metrics-port) \
 	$(call switch,JSON,--json)
 
+CAPACITY_OPTIONS = \
+	$(call option,SLO,--slo) \
+	$(call option,ERRORS,--errors) \
+	$(call switch,RATE,--rate) \
+	$(call option,HOST,--host) \
+	$(call option,SCENARIO,--scenario) \
+	$(call option,START,--start) \
+	$(call option,MOST,--most) \
+	$(call option,TOKENS,--tokens) \
+	$(call option,GAP_MS,--gap-ms) \
+	$(call option,PROCESSES,--processes) \
+	$(call option,SEED,--seed) \
+	$(call option,OUT,--out) \
+	$(call switch,JSON,--json)
+
 # Each connection is a file: a shell's usual limit (256 on macOS, 1024 on Linux) is raised as far as it may be, softly. The numbers
 # after 65536 are for systems whose hard limit says "unlimited" and whose kernel has another opinion.
 RAISE_FILES = files=$$(ulimit -S -n); if [ "$$files" != unlimited ] && [ "$$files" -lt 65536 ]; then \
 	for files in 65536 $$(ulimit -H -n) 24576 10240 4096; do \
 	if [ "$$files" != unlimited ] && (ulimit -S -n "$$files") 2>/dev/null; then ulimit -S -n "$$files"; break; fi; done; fi;
 
-.PHONY: help bench test serve ui report calibrate lint format lock clean runtime dev
+.PHONY: help bench capacity test serve ui report calibrate lint format lock clean runtime dev
 
 help:
 	@echo 'make bench      drive the reference server with the standard suite and draw the report under runs/'
@@ -44,6 +59,8 @@ help:
 	@echo '                  USERS= RUN_TIME= WARM_UP= SPAWN_RATE= SEED= TOKENS= GAP_MS= TTFT_MS= WINDOW= PROCESSES='
 	@echo '                  OUT= NAME= SUITE= METRICS_PORT= JSON=1 (the summary alone on standard output: with make -s)'
 	@echo '                  ARGS="..."             any other options: see .venv/bin/python -m benchmarks bench --help'
+	@echo 'make capacity   how many conversations keep every objective?        SLO=ttft_p99=500ms,token_p99=100ms'
+	@echo '                  RATE=1 (conversations a second instead of users) ERRORS= HOST= SCENARIO= START= MOST= PROCESSES= JSON=1'
 	@echo 'make test       run the tests                                        ARGS="tests/server -k stop"'
 	@echo 'make serve      start the reference server on port 8001              ARGS="--help"'
 	@echo 'make ui         start the reference server and Locust'"'"'s web page on 127.0.0.1'
@@ -65,6 +82,10 @@ dev:
 
 bench: runtime
 	@$(RAISE_FILES) exec $(PY) -m benchmarks bench $(BENCH_OPTIONS) $(ARGS)
+
+capacity: runtime
+	@$(if $(call given,SLO),,echo 'make capacity needs what must hold: make capacity SLO=ttft_p99=500ms,token_p99=100ms' >&2; exit 2;) \
+	$(RAISE_FILES) exec $(PY) -m benchmarks capacity $(CAPACITY_OPTIONS) $(ARGS)
 
 test: dev
 	@$(RAISE_FILES) exec $(PY) -m pytest $(ARGS)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: bench, list, ui, engine, calibrate, omission, account, sabotage."""
+"""``python -m benchmarks``: bench, list, ui, engine, capacity, calibrate, omission, account, sabotage."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from .scenario import SUITES, catalogue, find, read, suite
 
 OWN_OPTIONS: Final = {
     "calibrate": "benchmarks.calibrate",
+    "capacity": "benchmarks.capacity",
     "omission": "benchmarks.omission",
     "account": "benchmarks.accounting",
     "sabotage": "benchmarks.sabotage",

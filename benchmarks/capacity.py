@@ -29,14 +29,15 @@ from .capacity_watch import Watch
 from .keys import ScenarioError
 from .processes import Interrupts, Processes
 from .runner import BenchError, Conductor, Plan, check_machine, new_folder, reach
-from .scenario import Run, find as find_scenario, read  # fmt: skip
+from .scenario import Run, read
+from .scenario import find as find_scenario
 from .suite import Outcome
 
 DESCRIPTION: Final = (
-    "Finds the most concurrent conversations (or, with --rate, the most conversations a second) at which all objectives hold: doubling, then "
-    "bisection, both ends confirmed by a second probe. docs/capacity.md says how it decides. Exit code: 0 found, 2 wrong option or limits, "
-    "10 the objectives do not hold even at the lowest level, 11 at least the level that held (the generator's limit, or out of probes), "
-    "130 interrupted; what was measured is kept and drawn."
+    "Finds the most concurrent conversations (or, with --rate, the most conversations a second) at which all objectives hold: doubling, "
+    "then bisection, both ends confirmed by a second probe. docs/capacity.md says how it decides. Exit code: 0 found, 2 wrong option or "
+    "limits, 10 the objectives do not hold even at the lowest level, 11 at least the level that held (the generator's limit, or out of "
+    "probes), 130 interrupted; what was measured is kept and drawn."
 )
 EXIT_CODES: Final = {Kind.FOUND: 0, Kind.CEILING: 0, Kind.BELOW: 10, Kind.GENERATOR: 11, Kind.UNFINISHED: 11}
 VARIED: Final = ("users", "run_time_s", "spawn_rate", "warm_up_s", "idle_share", "connect_rate_per_s", "record_tokens")
@@ -57,7 +58,7 @@ def main(words: Sequence[str]) -> int:
         result = search.run(errors)
         print_result(result, console)
         if given.json:
-            print(result.text())
+            sys.stdout.write(result.text() + "\n")
         return result.exit_code
     except (ScenarioError, ObjectiveError) as error:
         errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
@@ -89,8 +90,12 @@ def parser() -> argparse.ArgumentParser:
     target.add_argument("--seed", type=int, metavar="N", help="what is drawn depends on this")
     options.add_access(top)
     how = top.add_argument_group("how to search")
-    how.add_argument("--start", type=_positive, metavar="N", help=f"level of the first probe (default: {DEFAULT_START}, or what can be judged)")
-    how.add_argument("--most", type=_positive, metavar="N", help="highest level to probe (default: what this machine's files and ports allow)")
+    how.add_argument(
+        "--start", type=_positive, metavar="N", help=f"level of the first probe (default: {DEFAULT_START}, or what can be judged)"
+    )
+    how.add_argument(
+        "--most", type=_positive, metavar="N", help="highest level to probe (default: what this machine's files and ports allow)"
+    )
     how.add_argument("--within", type=_share, default=0.05, metavar="SHARE", help="how near the ends must come (default: 0.05)")
     how.add_argument("--shortest", type=_positive, default=10.0, metavar="S", help="seconds that a probe measures at least (default: 10)")
     how.add_argument("--longest", type=_positive, default=60.0, metavar="S",
@@ -198,13 +203,17 @@ class Search:
         started, began = datetime.now(UTC), time.monotonic()
         failure: BenchError | None = None
         with Interrupts() as interrupts, Processes() as processes:
-            while isinstance(step := decide(self._probes(), self.limits), Ask) and not interrupts.count:
+
+            def asked() -> bool:
+                return interrupts.count > 0
+
+            while isinstance(step := decide(self._probes(), self.limits), Ask) and not asked():
                 try:
                     outcome, made = self.probe(step, folder, processes, interrupts, console)
                 except BenchError as error:
                     failure = error
                     break
-                if interrupts.count:
+                if asked():
                     # Its figures are those of a run that was cut: kept, but no answer.
                     break
                 self.made.append(made)
@@ -214,19 +223,19 @@ class Search:
         end = step if isinstance(step, End) else End(Kind.UNFINISHED, *bracket(self._probes(), self.limits))
         if failure is not None and not self.made:
             raise failure
-        code = 130 if interrupts.count else failure.exit_code if failure else EXIT_CODES[end.kind]
+        code = 130 if asked() else failure.exit_code if failure else EXIT_CODES[end.kind]
         if end.kind is Kind.CEILING and not self.most_given:
             code = 11
         return self._write(folder, end, started, began, code, str(failure) if failure else None)
 
-    def probe(
-        self, step: Ask, folder: Path, processes: Processes, interrupts: Interrupts, console: Console
-    ) -> tuple[Outcome, Made]:
+    def probe(self, step: Ask, folder: Path, processes: Processes, interrupts: Interrupts, console: Console) -> tuple[Outcome, Made]:
         """One probe from the server's start to its answer; BenchError when there is none."""
         number = len(self.made) + 1
         run = self._run_of(step.level, step.attempt, number)
         measured_s = run.load.seconds - run.load.warm_up_s
-        watch = Watch(folder / run.name, self.question.objectives, run.load.users_max, run.load.warm_up_s, measured_s, self.question.by_rate)
+        watch = Watch(
+            folder / run.name, self.question.objectives, run.load.users_max, run.load.warm_up_s, measured_s, self.question.by_rate
+        )
         conductor = Conductor(self.plan, run, folder, processes, interrupts, console, watch.look)
         load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         outcome = conductor.conduct(self._title(step, number), charts=False)

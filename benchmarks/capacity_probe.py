@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from loadtest.metrics import BY_NAME, MINIMUM_CONVERSATIONS, MINIMUM_SAMPLES
 from loadtest.objectives import PERCENTILES, SCALARS, Objective
+from reports.sample import MINIMUM_BATCHES
 from reports.slo import Judgement, judge_all
 
 from .capacity_search import Answer
@@ -33,6 +34,8 @@ SUSTAINED: Final = 0.98
 """Of the offered rate: what starts less has a growing backlog, whatever the times of those that did start."""
 STOP_SHARE: Final = 0.2
 """Share of the conversations that are stopped where an objective asks for the stop and the load has none."""
+BATCHES: Final = 1.5 * MINIMUM_BATCHES
+"""Batches wanted: some more than an interval needs."""
 COUNTED: Final = ("errors", "dropped")
 """Held against what was counted, not against an interval: showing that one in a thousand fails would take thousands of conversations."""
 SPAWN_PER_S: Final = 2000.0
@@ -114,7 +117,8 @@ def samples_per_s(question: Question, objective: Objective, value: float, known:
 
 def seconds_needed(question: Question, value: float, known: Experience) -> float:
     """How long a probe must measure at a level so that every objective's percentile stands on enough samples."""
-    longest = 0.0
+    # An interval is read from the spread between batches, none shorter than a conversation.
+    longest = BATCHES * max(1.0, math.ceil(known.conversation_s))
     conversations_per_s = value * (1.0 if question.by_rate else 1.0 / (known.conversation_s + question.load.think_time_s))
     for objective in question.objectives:
         if objective.metric in SCALARS or objective.statistic not in PERCENTILES:
@@ -132,8 +136,11 @@ PERCENTILE_QS: Final[dict[str, float]] = dict(zip(PERCENTILES, MINIMUM_SAMPLES, 
 
 def lowest_level(question: Question, known: Experience) -> int:
     """The lowest level that a probe of the longest time can judge."""
+    least = RATE_STEP if question.by_rate else 1.0
+    if seconds_needed(question, least, known) <= question.longest_s:
+        return question.level(least)
     # Samples grow with the level, so the time needed at one unit says it.
-    return question.level(max(1.0 if not question.by_rate else RATE_STEP, seconds_needed(question, 1.0, known) / question.longest_s))
+    return max(1, math.ceil(seconds_needed(question, 1.0, known) / question.longest_s / (RATE_STEP if question.by_rate else 1.0)))
 
 
 def measured_s(question: Question, level: int, attempt: int, known: Experience) -> int:
@@ -193,16 +200,21 @@ def find(question: Question, summary: Summary, aborted: str | None) -> Finding:
 
 
 def settled(judgement: Judgement) -> bool:
-    """Whether a judgement stands: its whole interval says the same; a figure without one, or a counted share, is taken as it is."""
+    """Whether a judgement stands: its whole interval says the same. A mean, an extreme or a counted share is taken as it is."""
     if judgement.state == "unknown":
         return False
-    if judgement.objective.metric in COUNTED or (judgement.low is None and judgement.high is None):
+    one = judgement.objective
+    if one.metric in COUNTED or (one.statistic not in PERCENTILES and judgement.low is None and judgement.high is None):
         return True
     return judgement.certain
 
 
 def _unsettled(judgement: Judgement) -> str:
-    return judgement.sentence if judgement.state == "unknown" else f"{judgement.sentence[:-1]}, but its 95 % interval spans the bound."
+    if judgement.state == "unknown":
+        return judgement.sentence
+    open_ended = judgement.low is None or judgement.high is None
+    why = "reaches further than the probe could see" if open_ended else "spans the bound"
+    return f"{judgement.sentence[:-1]}, but its 95 % interval {why}."
 
 
 def limits_of(objectives: Sequence[Objective]) -> tuple[tuple[str, float], ...]:

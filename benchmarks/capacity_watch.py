@@ -159,7 +159,9 @@ class Watch:
         grown = recent[-1] - recent[0]
         if not due or grown <= BACKLOG_SHARE * due or any(after <= before for before, after in pairwise(recent)):
             return None
-        return f"Over-saturated: {count(due)} conversations fell due in {BACKLOG_S} s, and the backlog grew all the while, by {count(grown)}."
+        return (
+            f"Over-saturated: {count(due)} conversations fell due in {BACKLOG_S} s, and the backlog grew all the while, by {count(grown)}."
+        )
 
 
 FAILED: Final = ("conversations_failed", "conversations_empty", "connects_failed")

@@ -225,6 +225,18 @@ def check_machine(
     `users` counts connections at once, over all `processes`, from the addresses `sources` to the host `target`. With `own_server` the
     server's descriptors and memory count too. Raises this process's soft limit of open files on the way, which its children inherit.
     """
+    missing = check_connections(
+        users, processes=processes, server_processes=server_processes, sources=sources, target=target, own_server=own_server
+    )
+    missing += check_folder(folder)
+    needed = disk_needed(users, run_time_s, bytes_per_token, tokens_per_s)
+    return missing + check_disk(needed, shutil.disk_usage(nearest_existing(folder)).free, folder)
+
+
+def check_connections(
+    users: int, *, processes: int, server_processes: int, sources: Sequence[str], target: str, own_server: bool
+) -> list[str]:
+    """The part of ``check_machine`` that is about `users` connections: files, addresses, ports, memory."""
     limit = raise_file_limit(max(MOST_FILES, files_needed(users, processes), server_files_needed(users, server_processes)))
     missing = check_files(users, limit, processes)
     if own_server:
@@ -232,9 +244,7 @@ def check_machine(
     missing += check_sources(sources, target)
     missing += check_ports(users, read_port_range(), len(sources))
     missing += check_memory(users, psutil.virtual_memory().available, own_server=own_server)
-    missing += check_folder(folder)
-    needed = disk_needed(users, run_time_s, bytes_per_token, tokens_per_s)
-    return missing + check_disk(needed, shutil.disk_usage(nearest_existing(folder)).free, folder)
+    return missing
 
 
 def _counted(count: int, one: str, many: str) -> str:

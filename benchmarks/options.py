@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -22,7 +22,7 @@ OVERRIDES: Final = (
 DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, without all its options before it."""
 
     def __init__(self, **arguments: Any) -> None:
@@ -37,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = _Parser(prog="python -m benchmarks", description="Scenarios, and what runs them.")
+    top = Parser(prog="python -m benchmarks", description="Scenarios, and what runs them.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_bench(commands.add_parser("bench", help="run a suite or a scenario, draw the report", description=BENCH_TEXT))
     listing = commands.add_parser("list", help="show the catalogue of scenarios")
@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("calibrate", help="does the instrument read true on this machine?", add_help=False)
     commands.add_parser("omission", help="coordinated omission shown: a stopped server, a stopped generator", add_help=False)
     commands.add_parser("sabotage", help="does every rule of validity refuse a run with its fault, and none a healthy one?", add_help=False)
+    commands.add_parser("capacity", help="how many conversations keep every objective?", add_help=False)
     commands.add_parser("account", help="every token that the server sent, held against what a run received", add_help=False)
     commands.add_parser("check", help="is one server slower than another, by an amount that matters? for CI", add_help=False)
     commands.add_parser("prove", help="is the check's verdict worth anything? simulated jobs, and real ones", add_help=False)
@@ -74,28 +75,40 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     what.add_argument("--scenario", action="append", metavar="NAME|FILE", help="one scenario of the catalogue, or a file; may be repeated")
     what.add_argument("--host", metavar="URL", help="drive somebody else's server, ws[s]://host[:port]/path; none is started then")
     load = bench.add_argument_group("what differs from the scenario files (see docs/scenarios.md)")
+    add_overrides(load)
+    load.add_argument("--seed", type=int, metavar="N", help="what is drawn depends on this")
+    add_access(bench)
+    out = bench.add_argument_group("where the results go")
+    out.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of all runs (default: runs)")
+    out.add_argument("--name", metavar="NAME", help="ends the name of the folder instead of the suite's")
+    out.add_argument("--json", action="store_true", help="the summary on standard output, everything else on standard error")
+    out.add_argument("--metrics-port", type=_port, default=0, metavar="PORT", help="serve the live figures for Prometheus meanwhile")
+
+
+def add_overrides(group: argparse._ActionsContainer, without: Collection[str] = ()) -> None:
+    """An option for each key of ``OVERRIDES`` but those in ``without``."""
     for name in OVERRIDES:
+        if name in without:
+            continue
         key = keys(Load)[name]
         assert key.option is not None
         if key.kind == "flag":
-            load.add_argument(key.option, dest=name, action="store_const", const=True, help=key.meaning)
+            group.add_argument(key.option, dest=name, action="store_const", const=True, help=key.meaning)
         else:
             reading = duration if name == "run_time_s" else _key_value(name)
             metavar = {"file": "FILE", "addresses": "A,A"}.get(key.kind, "N")
-            load.add_argument(key.option, dest=name, type=reading, metavar=metavar, help=key.meaning.replace("`", ""))
-    load.add_argument("--seed", type=int, metavar="N", help="what is drawn depends on this")
-    access = bench.add_argument_group("how the server of --host lets us in")
+            group.add_argument(key.option, dest=name, type=reading, metavar=metavar, help=key.meaning.replace("`", ""))
+
+
+def add_access(parser: argparse.ArgumentParser) -> None:
+    """How a foreign server lets us in."""
+    access = parser.add_argument_group("how the server of --host lets us in")
     access.add_argument("--header", action="append", default=[], metavar="'Name: value'", help="may be repeated")
     access.add_argument("--subprotocol", action="append", default=[], metavar="NAME", help="may be repeated")
     access.add_argument("--origin", metavar="ORIGIN")
     access.add_argument("--bearer-token", metavar="TOKEN")
     access.add_argument("--insecure", action="store_true", help="do not check the certificate")
     access.add_argument("--ca-file", type=Path, metavar="FILE", help="certificates to trust (PEM)")
-    out = bench.add_argument_group("where the results go")
-    out.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of all runs (default: runs)")
-    out.add_argument("--name", metavar="NAME", help="ends the name of the folder instead of the suite's")
-    out.add_argument("--json", action="store_true", help="the summary on standard output, everything else on standard error")
-    out.add_argument("--metrics-port", type=_port, default=0, metavar="PORT", help="serve the live figures for Prometheus meanwhile")
 
 
 def _add_engine(engine: argparse.ArgumentParser) -> None:
@@ -124,7 +137,7 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
     """The keys of ``[load]`` that were given on the command line."""
-    return {name: getattr(options, name) for name in OVERRIDES if getattr(options, name) is not None}
+    return {name: getattr(options, name) for name in OVERRIDES if getattr(options, name, None) is not None}
 
 
 def access(options: argparse.Namespace) -> Access:
