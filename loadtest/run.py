@@ -6,10 +6,11 @@ import random
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from websockets.uri import WebSocketURI
 
-from .adapter import HTTP, make_adapter
+from .adapter import HTTP, make_adapter, transport_of
 from .connection import Connection
 from .engine import Engine
 from .event_stream import EventStream
@@ -87,5 +88,9 @@ def make_target(settings: Settings, uri: WebSocketURI, headers: tuple[tuple[str,
 
 def make_connection(settings: Settings, engine: Engine, target: Target, user: int = 0, attempt: int = 0) -> Connection:
     """A connection with an adapter of its own; AdapterError when that cannot be made."""
-    adapter = make_adapter(settings.adapter_class, settings.adapter_options)
-    return (EventStream if settings.transport == HTTP else Stream)(engine, target, adapter, user, attempt)
+    return connection_for(make_adapter(settings.adapter_class, settings.adapter_options), engine, target, user, attempt)
+
+
+def connection_for(adapter: Any, engine: Engine, target: Target, user: int = 0, attempt: int = 0) -> Connection:
+    """A connection, not open yet, of the kind that the adapter speaks through."""
+    return (EventStream if transport_of(adapter) == HTTP else Stream)(engine, target, adapter, user, attempt)
