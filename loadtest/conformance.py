@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from .dialogues import CHECKS, Subject, acquaint
+from .dialogues import CHECKS
 from .examination import HOLDS, NOT_CHECKED, VIOLATED, Finding, UnreachableError, examine
+from .examinee import Subject, acquaint
 
 EXIT_HOLDS, EXIT_USAGE, EXIT_VIOLATED = 0, 2, 10
 _DESCRIPTION: Final = (

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from loadtest.conformance import as_dict, examine_server, exit_code, main
-from loadtest.dialogues import CHECKS, Subject, acquaint
+from loadtest.dialogues import CHECKS
 from loadtest.examination import HOLDS, NOT_CHECKED, VIOLATED, Finding, examine
+from loadtest.examinee import Subject, acquaint
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_PROCESS = ("R15", "others")
