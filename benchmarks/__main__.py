@@ -26,6 +26,7 @@ OWN_OPTIONS: Final = {
     "sabotage": "benchmarks.sabotage",
     "check": "benchmarks.check",
     "prove": "benchmarks.prove",
+    "history": "benchmarks.history",
 }
 """Commands that read their own options, and where they live: imported late, for they bring pandas with them."""
 

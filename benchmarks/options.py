@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("capacity", help="how many conversations keep every objective?", add_help=False)
     commands.add_parser("account", help="every token that the server sent, held against what a run received", add_help=False)
     commands.add_parser("check", help="is one server slower than another, by an amount that matters? for CI", add_help=False)
+    commands.add_parser("history", help="the checks so far over time, as a page with charts", add_help=False)
     commands.add_parser("prove", help="is the check's verdict worth anything? simulated jobs, and real ones", add_help=False)
     return top
 

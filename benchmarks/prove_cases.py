@@ -15,6 +15,8 @@ CPU_US: Final = 80
 FIRST_COST_NS: Final = 105_000.0
 FIRST_P99_NS: Final = 500_000.0
 """What a token costs, and how long its 99th percentile takes, as long as no job has measured it."""
+STALL_SHARE_OF_P99: Final = 1.0
+"""How long a stall is, as a share of the latest 99th percentile: one that is too short drowns in a busy machine's own stalls."""
 BURST_BLOCKS: Final = 3
 
 
@@ -68,10 +70,12 @@ def inject(case: Case, lines: Sequence[Mapping[str, Any]], seed: int) -> Injecti
         facts = {"wanted_share": share, "more_us": float(more_us), "cost_before_ns": cost}
         return Injection((f"--cpu-us={CPU_US}",), (f"--cpu-us={CPU_US + more_us}",), facts=facts)
     if case.name == "tail":
-        # In a fifth of the conversations a tenth of the tokens: the median conversation is as it was, the 99th percentile is not.
-        stall_ms = round(1.5 * _latest(lines, "aa", "token_latency_p99", FIRST_P99_NS) / 1e6, 2)
-        options = ("--stall-conversations=0.2", "--stall-share=0.1", f"--stall-ms={stall_ms:g}")
-        return Injection((), options, facts={"stall_ms": stall_ms, "stalled_share": 0.02})
+        # In a fifth of the conversations a tenth of the tokens: the median conversation is as it was, the 99th percentile is not. Base
+        # stalls as often, but for no time, so that both draw the same and cost the same.
+        stall_ms = round(STALL_SHARE_OF_P99 * _latest(lines, "", "token_latency_p99", FIRST_P99_NS) / 1e6, 2)
+        common = ("--stall-conversations=0.2", "--stall-share=0.1")
+        facts = {"stall_ms": stall_ms, "stalled_share": 0.02}
+        return Injection((*common, "--stall-ms=0.001"), (*common, f"--stall-ms={stall_ms:g}"), facts=facts)
     if case.name == "burst":
         return Injection(burst_blocks=tuple(sorted(random.Random(seed).sample(range(1, 11), BURST_BLOCKS))))
     return Injection()
