@@ -100,10 +100,12 @@ def chart_changes(table: pd.DataFrame) -> Figure:
         axes.axhspan(-tolerance, tolerance, color=SHADE, linewidth=0, zorder=0)
         axes.axhline(matters, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
         axes.vlines(table.index + 1, low, high, color=MUTED, linewidth=1.2, zorder=2)
-        _scatter(axes, table, change)
-        # One wild interval must not flatten all others.
+        # One wild interval must not flatten all others: what lies beyond is drawn at the edge.
         reach = 2.2 * matters
-        axes.set_ylim(max(-reach, min(-1.4 * matters, np.nanmin(low) * 1.1)), min(reach, max(1.4 * matters, np.nanmax(high) * 1.1)))
+        bottom = max(-reach, min(-1.4 * matters, np.nanmin(low) * 1.1))
+        top = min(reach, max(1.4 * matters, np.nanmax(high) * 1.1))
+        axes.set_ylim(bottom, top)
+        _scatter(axes, table, np.clip(change, bottom * 0.95, top * 0.95))
         axes.set_ylabel("change, %")
         plain_ticks(axes)
     panels[0].set_title("Head against base, check by check")
@@ -128,7 +130,11 @@ def chart_figures(table: pd.DataFrame) -> Figure:
 
 
 CHARTS: Final = (
-    ("history_changes", chart_changes, "Bars: the bounds that decided. Grey: within the tolerance. Dashed: what must not slip through."),
+    (
+        "history_changes",
+        chart_changes,
+        "Bars: the bounds that decided. Grey: the tolerance. Dashed: what must not slip through. Points at an edge lie beyond.",
+    ),
     ("history_figures", chart_figures, "Absolute figures depend on the machine and its neighbours: a trend counts, a point does not."),
 )
 

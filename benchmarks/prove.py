@@ -7,6 +7,7 @@ each to a file (run it again to add to them); ``table`` writes the tables of doc
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +15,16 @@ from typing import Final
 
 from rich.console import Console
 
+from loadtest.run_directory import write_text
+
 from .check_options import SCENARIO, SLICE_S, SLICES, WARM_UP_S
 from .prove_cases import BY_NAME
+from .prove_table import read_lines, simulated_table, update_page
 from .runner import BenchError
 
 LINES: Final = Path("docs/regressions.jsonl")
+SIMULATED: Final = Path("docs/regressions-simulated.jsonl")
+PAGE: Final = Path("docs/regressions.md")
 
 
 def main(words: Sequence[str]) -> int:
@@ -36,9 +42,27 @@ def main(words: Sequence[str]) -> int:
     real.add_argument(
         "--slice", type=float, default=SLICE_S, dest="slice_s", metavar="S", help=f"length of a slice (default: {SLICE_S:g} s)"
     )
+    simulated = commands.add_parser("simulate", help="thousands of simulated jobs: false alarms and misses by noise")
+    simulated.add_argument("--jobs", type=int, default=2000, metavar="N", help="jobs a level of noise (default: 2000)")
+    simulated.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed gives the same table (default: 1)")
+    simulated.add_argument("--out", type=Path, default=SIMULATED, metavar="FILE", help=f"where the rows are written (default: {SIMULATED})")
+    table = commands.add_parser("table", help="write the tables of docs/regressions.md from both files")
+    table.add_argument("--lines", type=Path, default=LINES, metavar="FILE", help=f"the real jobs (default: {LINES})")
+    table.add_argument("--simulated", type=Path, default=SIMULATED, metavar="FILE", help=f"the simulated ones (default: {SIMULATED})")
+    table.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help=f"the page (default: {PAGE})")
     given = parser.parse_args(words)
     console = Console() if sys.stdout.isatty() else Console(width=180)
     try:
+        if given.command == "simulate":
+            from .prove_simulation import simulate
+
+            rows = simulate(given.jobs, given.seed, lambda line: console.print(line, highlight=False))
+            write_text(given.out, "".join(json.dumps(row | {"seed": given.seed}, ensure_ascii=False) + "\n" for row in rows))
+            console.print("\n".join(simulated_table(rows)), markup=False, highlight=False, soft_wrap=True)
+            return 0
+        if given.command == "table":
+            update_page(given.page, read_lines(given.lines), read_lines(given.simulated))
+            return 0
         from .prove_jobs import run_jobs
 
         given.out.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ CPU_US: Final = 80
 FIRST_COST_NS: Final = 105_000.0
 FIRST_P99_NS: Final = 500_000.0
 """What a token costs, and how long its 99th percentile takes, as long as no job has measured it."""
-STALL_SHARE_OF_P99: Final = 1.0
+STALL_SHARE_OF_P99: Final = 2.0
 """How long a stall is, as a share of the latest 99th percentile: one that is too short drowns in a busy machine's own stalls."""
 BURST_BLOCKS: Final = 3
 

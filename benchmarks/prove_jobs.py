@@ -21,16 +21,10 @@ from .check_run import GENERATOR_LOG, LOGS, Follower
 from .check_targets import TargetError, read_side
 from .processes import ROOT, Interrupts, ProcessError, Processes, split_cpus
 from .prove_cases import Case, inject, next_case
+from .prove_table import read_lines
 from .verdict_files import describe_environment
 
 FAILURES_IN_A_ROW: Final = 3
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The jobs so far; none where the file is not there yet. ValueError where a line is none of ours."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def run_jobs(path: Path, jobs: int, minutes: float, only: Sequence[str], settings: Mapping[str, Any], console: Console) -> int:
