@@ -73,7 +73,7 @@ def inject(case: Case, lines: Sequence[Mapping[str, Any]], seed: int) -> Injecti
         # In a fifth of the conversations a tenth of the tokens: the median conversation is as it was, the 99th percentile is not. Base
         # stalls as often, but for no time, so that both draw the same and cost the same.
         stall_ms = round(STALL_SHARE_OF_P99 * _latest(lines, "", "token_latency_p99", FIRST_P99_NS) / 1e6, 2)
-        common = ("--stall-conversations=0.2", "--stall-share=0.1")
+        common = ("--stall-mode=hold", "--stall-conversations=0.2", "--stall-share=0.1")
         facts = {"stall_ms": stall_ms, "stalled_share": 0.02}
         return Injection((*common, "--stall-ms=0.001"), (*common, f"--stall-ms={stall_ms:g}"), facts=facts)
     if case.name == "burst":

@@ -42,8 +42,8 @@ def at_most(seen: int, jobs: int, confidence: float = CONFIDENCE) -> float:
 def real_table(lines: Sequence[Line]) -> list[str]:
     """A row a kind of job: what came out, how long it took, and by how much the gates moved."""
     out = [
-        "| what was done to head | gate | jobs | FAIL | PASS | INCONCLUSIVE | wrong, at most | blocks | time, median (longest) | load average "
-        "| TPOT p50 | token latency p99 | CPU per token |",
+        "| what was done to head | gate | jobs | FAIL | PASS | INCONCLUSIVE | wrong, at most | blocks | time, median (longest) "
+        "| load average | TPOT p50 | token latency p99 | CPU per token |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for case in CASES:
@@ -56,11 +56,12 @@ def real_table(lines: Sequence[Line]) -> list[str]:
         seconds = [line["seconds"] for line in mine]
         blocks = [line["blocks"] for line in mine]
         changes = [_median_change(mine, metric) for metric in ("tpot_p50", "token_latency_p99", "cpu_per_token")]
-        out.append(
-            f"| {case.title} | {case.gate} % | {len(mine)} | {' | '.join(str(counts[verdict]) for verdict in SHOWN)} "
-            f"| {wrong} of {len(mine)}: {100 * at_most(wrong, len(mine)):.1f} % | {statistics.median(blocks):g} "
-            f"| {count(statistics.median(seconds))} s ({count(max(seconds))} s) | {min(loads):.1f} … {max(loads):.1f} | {' | '.join(changes)} |"
-        )
+        cells = [
+            case.title, f"{case.gate} %", str(len(mine)), *(str(counts[verdict]) for verdict in SHOWN),
+            f"{wrong} of {len(mine)}: {100 * at_most(wrong, len(mine)):.1f} %", f"{statistics.median(blocks):g}",
+            f"{count(statistics.median(seconds))} s ({count(max(seconds))} s)", f"{min(loads):.1f} … {max(loads):.1f}", *changes,
+        ]  # fmt: skip
+        out.append(f"| {' | '.join(cells)} |")
     return out
 
 
@@ -77,7 +78,7 @@ def simulated_table(rows: Sequence[Line]) -> list[str]:
     ]
     for row in rows:
         spread = " / ".join(f"{100 * value:.1f} %" for value in row["spread"].values())
-        shares = " | ".join(_share(row[verdict], row["jobs"]) for verdict in SHOWN)
+        shares = " | ".join(_share(row[verdict]) for verdict in SHOWN)
         out.append(
             f"| {row['noise']} | {spread} | {row['gate']} % | {row['effect']} | {count(row['jobs'])} | {shares} "
             f"| {row['blocks']:.1f} | {count(row['blocks'] * row['block_s'])} |"
@@ -85,8 +86,11 @@ def simulated_table(rows: Sequence[Line]) -> list[str]:
     return out
 
 
-def _share(value: float, jobs: int) -> str:
-    return "0" if value == 0 else f"{significant(100 * value, 3 if value > 0.1 else 2)} %" if value < 1 else f"{jobs and 100} %"
+def _share(value: float) -> str:
+    if value in (0.0, 1.0):
+        return "0" if value == 0 else "100 %"
+    # A share of one job less than all must not round to all.
+    return f"{significant(100 * value, 2)} %" if value < 0.1 else f"{min(100 * value, 99.9):.1f} %"
 
 
 def spread_table(lines: Sequence[Line]) -> list[str]:

@@ -81,9 +81,9 @@ class Answers:
     """One connection's answers, one after the other. `connection` is its number; `row` are the process's counters."""
 
     __slots__ = (
-        "_ack_timer", "_asked", "_busy_ns", "_clock", "_connection", "_conversation", "_delay_s", "_delayed", "_due_s", "_held", "_name",
-        "_next", "_number", "_plan", "_progress_s", "_prompt", "_row", "_say", "_settings", "_source", "_start_s", "_text", "_timer",
-        "_tokens", "_waiting", "_wire", "role",
+        "_ack_timer", "_asked", "_busy_ns", "_clock", "_connection", "_conversation", "_delay_s", "_delayed", "_due_s", "_held", "_hold_s",
+        "_name", "_next", "_number", "_plan", "_progress_s", "_prompt", "_row", "_say", "_settings", "_source", "_start_s", "_text",
+        "_timer", "_tokens", "_wait_s", "_waiting", "_wire", "role",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +102,8 @@ class Answers:
         self._busy_ns = plan.cpu_us * 1000
         self._delay_s = plan.delay_ms / 1000
         self._asked: int | None = None  # tokens, by the prompt itself
+        self._hold_s = plan.stall_ms / 1000 if plan.stall_mode == "hold" else 0.0
+        self._wait_s = self._delay_s  # idle work on the next token
         self._tokens: Iterator[Token] | None = None
         self._timer: Timer | None = None
         self._ack_timer: Timer | None = None
@@ -230,6 +232,7 @@ class Answers:
         self._due_s = self._start_s + token.due_ns * 1e-9
         self._text = None
         self._delayed = False
+        self._wait_s = self._delay_s + self._hold_s if token.stalled else self._delay_s
         return True
 
     def _take(self, source: Source) -> bool:
@@ -279,9 +282,9 @@ class Answers:
             if wire.paused:
                 self._held = True
                 return
-            if self._delay_s and not self._delayed:
+            if self._wait_s and not self._delayed:
                 self._delayed = True
-                self._timer = clock.call_at(now_s + self._delay_s, self._advance)
+                self._timer = clock.call_at(now_s + self._wait_s, self._advance)
                 return
             if self._busy_ns:
                 _burn(self._busy_ns)

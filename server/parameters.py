@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 
 LENGTHS: Final = ("fixed", "lognormal", "gamma", "chat", "code", "prompt")
 GAPS: Final = ("fixed", "lognormal", "gamma")
-STALL_MODES: Final = ("shift", "catchup")
+STALL_MODES: Final = ("shift", "catchup", "hold")
 TEXTS: Final = ("numbers", "words", "awkward", "file")
 SWITCH: Final = ("off", "on")
 
@@ -108,7 +108,10 @@ class Plan:
     stall_share: float = _number(0.0, "share", 1.0, "share of the tokens, drawn at random, that stall")
     stall_conversations: float = _number(1.0, "share", 1.0, "share of the conversations that have their stalls at all")
     stall_ms: float = _number(0.0, "ms", 60_000.0, "how long a stall is")
-    stall_mode: str = _choice(STALL_MODES, "after a stall everything is later (`shift`), or a burst follows (`catchup`)")
+    stall_mode: str = _choice(
+        STALL_MODES,
+        "after a stall everything is later (`shift`), a burst follows (`catchup`), or the token is kept once it could go (`hold`)",
+    )
     delay_ms: float = _number(0.0, "ms", 60_000.0, "idle work on each token, begun when it is due and the window is open")
     cpu_us: int = _integer(0, "us", 10_000, "busy work on each token: processor time that every connection has to wait for")
     fail_at: int = _integer(0, "tokens", 100_000, "the source fails instead of giving the k-th token; 0 means never")

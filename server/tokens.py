@@ -95,7 +95,8 @@ def schedule(plan: Plan, seed: str, length_cap: int) -> Iterator[Token]:
     """Yield the tokens of one answer with the instants they are due.
 
     Gaps and stalls come from `seed` alone. An injected stall of `stall_ms` delays its token; in mode `shift` everything
-    after it moves too, in mode `catchup` the tokens that became due meanwhile follow it in a burst.
+    after it moves too, in mode `catchup` the tokens that became due meanwhile follow it in a burst. In mode `hold` the schedule stays
+    as it is: the token is kept back for that time by whoever sends it, so that an answer behind its schedule stalls too.
     """
     fixed = plan.gaps == "fixed" or plan.gap_cv == 0.0
     stall_ns = round(plan.stall_ms * NS_PER_MS)
@@ -106,6 +107,7 @@ def schedule(plan: Plan, seed: str, length_cap: int) -> Iterator[Token]:
     every = plan.stall_every if stalls else 0
     share = plan.stall_share if stalls else 0.0
     shift = plan.stall_mode == "shift"
+    hold = plan.stall_mode == "hold"
     gap_ns = round(plan.gap_ms * NS_PER_MS)
     at_ns = gap_ns if plan.ttft_ms is None else round(plan.ttft_ms * NS_PER_MS)
     released_ns = 0  # catch-up: nothing overtakes a stalled token
@@ -113,7 +115,7 @@ def schedule(plan: Plan, seed: str, length_cap: int) -> Iterator[Token]:
         stalled = bool(every and number % every == 0) or bool(share and rng.random() < share)
         if stalled and shift:
             at_ns += stall_ns
-        elif stalled:
+        elif stalled and not hold:
             released_ns = max(released_ns, at_ns + stall_ns)
         yield Token(max(at_ns, released_ns), stalled)
         at_ns += gap_ns if fixed else round(_draw(plan.gaps, gap_ns, plan.gap_cv, rng))

@@ -447,6 +447,13 @@ def test_extra_delay_is_work_on_each_token_once_it_may_go() -> None:
     assert [round(1000 * (at - 1000), 3) for at, _ in held.wire.sent] == [5, 105]
 
 
+def test_a_held_token_waits_though_the_answer_is_behind_its_schedule() -> None:
+    j = Joined(ack=True, tokens=4, gap_ms=0, delay_ms=5, stall_every=2, stall_ms=30, stall_mode="hold")
+    j.say("p")
+    j.run(200)
+    assert [round(1000 * (at - 1000), 3) for at, _ in j.wire.sent] == [5, 40, 45, 80, 80]
+
+
 def test_extra_delay_with_a_gap_does_not_drift() -> None:
     j = Joined(ack=True, tokens=100, gap_ms=10, delay_ms=4)
     j.say("p")

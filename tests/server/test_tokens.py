@@ -145,13 +145,20 @@ def test_a_share_of_the_conversations_stalls() -> None:
         stall_every=st.integers(0, 5),
         stall_share=st.floats(0, 1),
         stall_ms=st.floats(0, 1000),
-        stall_mode=st.sampled_from(["shift", "catchup"]),
+        stall_mode=st.sampled_from(["shift", "catchup", "hold"]),
     )
 )
 def test_time_never_goes_back(plan: Plan) -> None:
     instants = [token.due_ns for token in schedule(plan, "s", 10**6)]
     assert instants == sorted(instants)
     assert len(instants) == plan.tokens
+
+
+def test_a_held_token_leaves_the_schedule_as_it_is() -> None:
+    plan = Plan(tokens=6, gap_ms=10, stall_every=3, stall_ms=25, stall_mode="hold")
+    tokens = list(schedule(plan, "s", 100))
+    assert [token.due_ns for token in tokens] == [10_000_000 * k for k in range(1, 7)]
+    assert [token.stalled for token in tokens] == [False, False, True, False, False, True]
 
 
 @pytest.mark.parametrize("text", ["numbers", "words", "awkward"])
