@@ -46,7 +46,7 @@ ALLOWED = {
         "jinja2",
     },
     "reports": {"numpy", "pandas", "matplotlib", "jinja2", "markupsafe", "rich", "pyarrow"},
-    "benchmarks": {"numpy", "pandas", "matplotlib", "jinja2", "rich", "psutil", "websockets", "pyarrow"},
+    "benchmarks": {"numpy", "pandas", "matplotlib", "jinja2", "markupsafe", "rich", "psutil", "websockets", "pyarrow"},
 }
 # ... and what only the named file may: an extra that it is about, or a program that Locust loads in a process of its own.
 ALSO_ALLOWED = {
