@@ -27,6 +27,7 @@ OWN_OPTIONS: Final = {
     "check": "benchmarks.check",
     "prove": "benchmarks.prove",
     "history": "benchmarks.history",
+    "attack": "benchmarks.attack",
 }
 """Commands that read their own options, and where they live: imported late, for they bring pandas with them."""
 

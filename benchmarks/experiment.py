@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from .processes import Interrupts, Process, ProcessError, Processes, ended, split_cpus
 
 LISTENING: Final = re.compile(r"listening on (ws://\S+)")
+ATTACKING: Final = re.compile(r"attacking ws://")
 READY_S: Final = 20.0
 BEGIN_S: Final = 60.0
 GRACE_S: Final = 60.0
@@ -67,6 +68,14 @@ class Experiment:
     def start_null(self, *options: str) -> Server:
         """The null server on a free port."""
         return self._start_server("the null server", "null.log", ["-m", "benchmarks.null_server", *options])
+
+    def start_hostile(self, url: str, connections: int, seed: int) -> Process:
+        """Hostile clients that attack a server until they are stopped."""
+        command = [sys.executable, "-m", "benchmarks.hostile_clients", url, "--connections", str(connections), "--seed", str(seed)]
+        process = self._processes.start("the hostile clients", command, self.folder / f"hostile-{seed}.log", self._cpus and self._cpus[1])
+        if process.wait_for_line(ATTACKING, READY_S, self._asked) is None:
+            raise Interrupted
+        return process
 
     def stop_server(self, server: Server) -> None:
         """Let a server leave."""
