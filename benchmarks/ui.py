@@ -23,6 +23,8 @@ WEB_PORT: Final = 8089
 WEB_READY: Final = re.compile(r"Starting web interface at (\S+?),? ")
 WEB_READY_S: Final = 30.0
 WEB_DRAIN_S: Final = 30.0
+FORM: Final = ("--tokens=40", "--gap-ms=50", "--stop-share=0.2", "--users=10", "--spawn-rate=10")
+"""What the form says at first beside our own server: answers of two seconds, some of them stopped, so that every chart moves."""
 
 
 def choose_port(wanted: int | None) -> int:
@@ -41,6 +43,13 @@ def choose_port(wanted: int | None) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise BenchError("this machine has no free port for the web page", 2)
+
+
+def _master_port() -> list[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    return ["--master-bind-host=127.0.0.1", f"--master-bind-port={port}", f"--master-port={port}"]
 
 
 def _listens(port: int) -> bool:
@@ -74,7 +83,9 @@ def serve_ui(host: str | None, web_port: int | None, processes_wanted: int, cons
             if not interrupts.count:
                 command = [
                     sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--host", url, "--web-host", "127.0.0.1",
-                    "--web-port", str(port), *([f"--processes={processes_wanted}"] if processes_wanted > 1 else []),
+                    "--web-port", str(port), "--class-picker", *(FORM if host is None else ()),
+                    # The workers find their master on a port of their own, so that two pages do not meet.
+                    *([f"--processes={processes_wanted}", *_master_port()] if processes_wanted > 1 else []),
                 ]  # fmt: skip
                 generator = processes.start("Locust", command, Path(folder) / "generator.log", cpus and cpus[1])
                 generator.wait_for_line(WEB_READY, WEB_READY_S, lambda: interrupts.count > 0)
@@ -83,6 +94,10 @@ def serve_ui(host: str | None, web_port: int | None, processes_wanted: int, cons
                 if not interrupts.count:
                     console.print(f"server   {escape(url)}", highlight=False, soft_wrap=True)
                     console.print(f"Locust   http://127.0.0.1:{port}/   (Ctrl-C ends both)", highlight=False, soft_wrap=True)
+                    console.print(f"figures  http://127.0.0.1:{port}/streaming/", highlight=False, soft_wrap=True)
+                    if server is not None:
+                        page = url.replace("ws://", "http://").removesuffix("ws")
+                        console.print(f"the server's own page, to type in by hand: {escape(page)}", highlight=False, soft_wrap=True)
             while not interrupts.count:
                 for process in (generator, server):
                     if process is not None and (code := process.wait(0.2, lambda: interrupts.count > 0)) is not None:

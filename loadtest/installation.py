@@ -31,8 +31,8 @@ def install(events: Any) -> None:
     def on_parser(parser: Any, **_: Any) -> None:
         before = {action.dest for action in parser._actions}
         add_options(parser)
-        # Locust's own default listens to every machine that can reach this one.
-        parser.set_defaults(master_bind_host="127.0.0.1")
+        # Locust's own defaults listen to every machine that can reach this one.
+        parser.set_defaults(master_bind_host="127.0.0.1", web_host="127.0.0.1")
         # The page offers user classes and shapes to choose from; without a page it means nothing.
         parser.set_defaults(class_picker=True)
         names.extend(action.dest for action in parser._actions if action.dest not in before)
