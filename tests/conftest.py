@@ -13,9 +13,12 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests.browser import CHROMIUM, FLAGS
 
 # A slow moment of a busy machine is no failure.
 settings.register_profile("streamgauge", deadline=None)
@@ -126,3 +129,15 @@ def start_server() -> Iterator[Callable[..., RunningServer]]:
     yield start
     for server in running:
         server.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium of the machine's own; skips where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield started
+        started.close()

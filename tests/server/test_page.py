@@ -6,7 +6,6 @@ import functools
 import http.server
 import os
 import re
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,27 +15,13 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.browser import expect
+
 pytestmark = pytest.mark.browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PAGES = Path(__file__).with_name("pages")
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 ALL_TWELVE = " ".join(str(number) for number in range(12))
 Start = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield started
-        started.close()
 
 
 @pytest.fixture
@@ -51,13 +36,6 @@ def page(browser: Any) -> Iterator[Any]:
     yield opened
     context.close()
     assert complaints == []
-
-
-def expect(locator: Any) -> Any:
-    from playwright.sync_api import expect as expect_
-
-    expect_.set_options(timeout=20_000)
-    return expect_(locator)
 
 
 def open_page(page: Any, url: str) -> None:
