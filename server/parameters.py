@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 LENGTHS: Final = ("fixed", "lognormal", "gamma", "chat", "code", "prompt")
 GAPS: Final = ("fixed", "lognormal", "gamma")
 STALL_MODES: Final = ("shift", "catchup", "hold")
-TEXTS: Final = ("numbers", "words", "awkward", "file")
+TEXTS: Final = ("numbers", "words", "german", "chinese", "awkward", "file")
 SWITCH: Final = ("off", "on")
 
 _INTEGER = re.compile(r"[0-9]{1,18}", re.ASCII)

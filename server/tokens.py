@@ -19,6 +19,11 @@ WORDS: Final = (
     "the", "stream", "carries", "one", "small", "word", "after", "another", "and", "each", "of", "them", "waits", "until", "its",
     "reader", "has", "seen", "it",
 )  # fmt: skip
+GERMAN: Final = (
+    "Ein", " schöner", " Strom", " trägt", " Wörter", ",", " eins", " nach", " dem", " anderen", ";", " große", " Füße", " über",
+    " Kopfstein", "pflaster", ":", " Grüße", ".", " ",
+)  # fmt: skip
+CHINESE: Final = tuple("字一个接一个地流出来，像河水一样；读者看见每一个，才等下一个。")
 # In-band words, markup, and scripts that a page or a report must show as they are.
 AWKWARD: Final = (
     "_end_",
@@ -130,13 +135,14 @@ def token_text(plan: Plan, words: Sequence[str] = ()) -> Callable[[int], str]:
         say: Callable[[int], str] = str
     elif plan.text == "words":
         say = _word
-    elif plan.text == "file":
+    elif plan.text == "awkward":
+        say = _awkward
+    else:
+        phrase = words if plan.text == "file" else GERMAN if plan.text == "german" else CHINESE
 
         def say(number: int) -> str:
-            return words[number % len(words)]  # after its last word a text begins anew
+            return phrase[number % len(phrase)]  # after its last word a text begins anew
 
-    else:
-        say = _awkward
     if plan.token_bytes == 0:
         return say
     return lambda number: fill(say(number), plan.token_bytes, ".")

@@ -40,7 +40,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 def open_page(page: Any, url: str) -> None:
     page.goto(url)
-    expect(page.locator("#state")).to_have_attribute("data-state", "open")
+    expect(page.locator(".state")).to_have_attribute("data-state", "open")
 
 
 def last_answer(page: Any) -> Any:
@@ -51,20 +51,20 @@ def test_generate_stop_generate_three_times(page: Any, start_server: Start) -> N
     server = start_server("--gap-ms", "200", "--tokens", "12")
     open_page(page, server.http_url + "/")
     for round_ in range(1, 4):
-        page.click("#generate")
+        page.click(".generate")
         expect(last_answer(page)).to_have_text(re.compile("^0 1"))
-        expect(page.locator("#generate")).to_be_disabled()
-        page.click("#stop")
+        expect(page.locator(".generate")).to_be_disabled()
+        page.click(".stop")
         expect(page.locator("[data-ended=stopped]")).to_have_count(round_)
-        expect(page.locator("#stopped")).to_have_text(re.compile(r"^[0-9.]+ ms$"))
+        expect(page.locator(".stopped")).to_have_text(re.compile(r"^[0-9.]+ ms$"))
         stopped_at = last_answer(page).text_content()
         assert ALL_TWELVE.startswith(stopped_at)
-        page.click("#generate")
+        page.click(".generate")
         expect(page.locator("[data-ended=complete]")).to_have_count(round_)
         expect(last_answer(page)).to_have_text(ALL_TWELVE)
-    expect(page.locator("#first")).to_have_text(re.compile(r"^[0-9.]+ ms$"))
-    expect(page.locator("#gap")).to_have_text(re.compile(r"^[0-9.]+ ms / [0-9.]+ ms$"))
-    expect(page.locator("#tokens")).to_have_text("12")
+    expect(page.locator(".first")).to_have_text(re.compile(r"^[0-9.]+ ms$"))
+    expect(page.locator(".gap")).to_have_text(re.compile(r"^[0-9.]+ ms / [0-9.]+ ms$"))
+    expect(page.locator(".tokens")).to_have_text("12")
     metrics = server.metrics()
     assert metrics["streamgauge_prompts_total"] == 6, "no ghosts"
     assert metrics["streamgauge_stops_total"] == 3
@@ -74,7 +74,7 @@ def test_generate_stop_generate_three_times(page: Any, start_server: Start) -> N
 def test_keyboard_alone(page: Any, start_server: Start) -> None:
     server = start_server("--gap-ms", "20", "--tokens", "100000")
     open_page(page, server.http_url + "/")
-    page.focus("#prompt")
+    page.focus(".prompt")
     page.keyboard.press("Enter")
     expect(last_answer(page)).to_have_text(re.compile("^0 1"))
     page.keyboard.press("Escape")
@@ -86,19 +86,19 @@ def test_what_cannot_be_a_prompt_cannot_be_sent(page: Any, start_server: Start) 
     server = start_server()
     open_page(page, server.http_url + "/")
     for text in ("", "   ", "stop", " stop "):
-        page.fill("#prompt", text)
-        expect(page.locator("#generate")).to_be_disabled()
+        page.fill(".prompt", text)
+        expect(page.locator(".generate")).to_be_disabled()
         page.keyboard.press("Enter")
-    page.fill("#prompt", "_end_")
-    expect(page.locator("#generate")).to_be_enabled()
+    page.fill(".prompt", "_end_")
+    expect(page.locator(".generate")).to_be_enabled()
     assert server.metrics()["streamgauge_prompts_total"] == 0
 
 
 def test_markup_and_every_script_are_shown_as_text(page: Any, start_server: Start) -> None:
     server = start_server("--text", "awkward", "--tokens", "14", "--gap-ms", "0")
     open_page(page, server.http_url + "/")
-    page.fill("#prompt", "<img src=x onerror=alert(1)> 你好 שלום")
-    page.click("#generate")
+    page.fill(".prompt", "<img src=x onerror=alert(1)> 你好 שלום")
+    page.click(".generate")
     expect(page.locator("[data-ended=complete]")).to_have_count(1)
     text = last_answer(page).text_content()
     for part in ("<script>alert(1)</script>", "&amp;", "你好", "שלום", "\\_end_", "stop"):
@@ -110,7 +110,7 @@ def test_markup_and_every_script_are_shown_as_text(page: Any, start_server: Star
 def test_the_query_of_the_page_chooses_the_answers(page: Any, start_server: Start) -> None:
     server = start_server()
     open_page(page, server.http_url + "/?tokens=40&gap_ms=0&window=0")
-    page.click("#generate")
+    page.click(".generate")
     expect(page.locator("[data-ended=complete]")).to_have_count(1)
     expect(last_answer(page)).to_have_text(" ".join(map(str, range(40))))
     assert server.metrics()["streamgauge_acks_total"] + server.metrics()["streamgauge_stale_acks_total"] == 0
@@ -119,15 +119,15 @@ def test_the_query_of_the_page_chooses_the_answers(page: Any, start_server: Star
 def test_the_server_goes_and_comes_back(page: Any, start_server: Start) -> None:
     server = start_server("--gap-ms", "20", "--tokens", "100000", "--drain", "5")
     open_page(page, server.http_url + "/")
-    page.click("#generate")
+    page.click(".generate")
     expect(last_answer(page)).to_have_text(re.compile("^0 1"))
     assert server.stop() == 0
-    expect(page.locator("#state")).not_to_have_attribute("data-state", "open")
+    expect(page.locator(".state")).not_to_have_attribute("data-state", "open")
     expect(page.locator("[data-ended=complete]")).to_have_count(1)  # its end came before the close
-    expect(page.locator("#generate")).to_be_disabled()
+    expect(page.locator(".generate")).to_be_disabled()
     again = start_server("--gap-ms", "5", "--tokens", "12", port=server.port)
-    expect(page.locator("#state")).to_have_attribute("data-state", "open")
-    page.click("#generate")
+    expect(page.locator(".state")).to_have_attribute("data-state", "open")
+    page.click(".generate")
     expect(last_answer(page)).to_have_text(ALL_TWELVE)
     assert again.metrics()["streamgauge_prompts_total"] == 1
     page.complaints[:] = [text for text in page.complaints if "ERR_CONNECTION_REFUSED" not in text]
@@ -136,11 +136,11 @@ def test_the_server_goes_and_comes_back(page: Any, start_server: Start) -> None:
 def test_a_connection_lost_in_mid_answer_is_said(page: Any, start_server: Start) -> None:
     server = start_server("--gap-ms", "20", "--tokens", "100000")
     open_page(page, server.http_url + "/")
-    page.click("#generate")
+    page.click(".generate")
     expect(last_answer(page)).to_have_text(re.compile("^0 1"))
     server.process.kill()
     expect(page.locator("[data-ended='connection lost']")).to_have_count(1)
-    expect(page.locator("#state-text")).to_contain_text("trying again")
+    expect(page.locator(".state-text")).to_contain_text("trying again")
     page.complaints[:] = [text for text in page.complaints if "ERR_CONNECTION_REFUSED" not in text]
 
 
@@ -149,12 +149,65 @@ def test_nothing_is_wider_than_the_window(page: Any, start_server: Start, width:
     server = start_server("--gap-ms", "0", "--tokens", "200", "--token-bytes", "60")
     page.set_viewport_size({"width": width, "height": 640})
     open_page(page, server.http_url + "/")
-    page.click("#generate")
+    page.click(".generate")
     expect(page.locator("[data-ended=complete]")).to_have_count(1)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for name in ("#prompt", "#generate", "#stop"):
+    for name in (".prompt", ".generate", ".stop"):
         box = page.locator(name).bounding_box()
         assert box["y"] + box["height"] <= 640, "always in reach"
+
+
+def test_several_conversations_at_once(page: Any, start_server: Start) -> None:
+    server = start_server("--gap-ms", "20", "--tokens", "100000")
+    open_page(page, server.http_url + "/")
+    for _ in range(2):
+        page.click("#add")
+    places = page.locator(".conversation")
+    expect(places).to_have_count(3)
+    expect(page.locator(".state[data-state=open]")).to_have_count(3)
+    page.click("#generate-all")
+    for number in range(3):
+        expect(places.nth(number).locator(".answer")).to_have_text(re.compile("^0 1 2"))
+    assert server.wait_for("streamgauge_connections_streaming", 3)["streamgauge_connections_open"] == 3
+    # Each is stopped alone, by its own button or by Escape inside it.
+    places.nth(1).locator(".stop").click()
+    expect(page.locator("[data-ended=stopped]")).to_have_count(1)
+    places.nth(2).locator(".prompt").focus()
+    page.keyboard.press("Escape")
+    expect(page.locator("[data-ended=stopped]")).to_have_count(2)
+    assert places.nth(0).locator("[data-ended]").count() == 0
+    places.nth(1).locator(".close").click()
+    expect(places).to_have_count(2)
+    server.wait_for("streamgauge_connections_open", 2)
+    page.click("#stop-all")
+    expect(page.locator("[data-ended=stopped]")).to_have_count(2)
+    assert server.metrics()["streamgauge_prompts_total"] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("words", "the stream carries one small word"),
+        ("german", "große Füße über Kopfsteinpflaster: Grüße."),
+        ("chinese", "字一个接一个地流出来，像河水一样"),
+    ],
+)
+def test_languages_chosen_in_the_page(page: Any, start_server: Start, text: str, said: str) -> None:
+    server = start_server("--gap-ms", "5")
+    open_page(page, server.http_url + "/")
+    page.select_option("select[name=text]", text)
+    page.fill("input[name=tokens]", "40")
+    page.fill("input[name=gap_ms]", "1")
+    page.press("input[name=gap_ms]", "Tab")
+    assert f"text={text}" in page.url
+    assert "gap_ms=1" in page.url
+    expect(page.locator(".state")).to_have_attribute("data-state", "open")
+    page.fill(".prompt", "Grüße 你好 hello")
+    page.click(".generate")
+    expect(page.locator("[data-ended=complete]")).to_have_count(1)
+    expect(last_answer(page)).to_contain_text(said)
+    expect(page.locator(".tokens")).to_have_text("40")
+    assert page.locator(".asked").text_content() == "Grüße 你好 hello"
 
 
 @pytest.fixture
