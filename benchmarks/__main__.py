@@ -16,7 +16,7 @@ from . import options as command_line
 from .keys import ScenarioError, plain
 from .overview import print_overview, write_page
 from .runner import BenchError, Plan, bench
-from .scenario import SUITES, catalogue, find, read, suite
+from .scenario import SUITES, Scenario, catalogue, check, find, read, suite, with_thresholds
 
 OWN_OPTIONS: Final = {
     "calibrate": "benchmarks.calibrate",
@@ -71,7 +71,8 @@ def _bench(given: argparse.Namespace, extra: Sequence[str], console: Console, er
     changes = command_line.overrides(given)
     names = given.scenario or suite(given.suite)
     scenarios = [read(find(name), changes) for name in names]
-    runs = tuple(run for scenario in scenarios for run in scenario.runs)
+    asked = check("thresholds", given.threshold, Scenario)
+    runs = tuple(with_thresholds(run, asked) for scenario in scenarios for run in scenario.runs)
     if twice := [run.name for run in runs if sum(one.name == run.name for one in runs) > 1]:
         raise ScenarioError(f"expected every run once, and {twice[0]} is asked for twice")
     name = given.name or ("+".join(scenario.name for scenario in scenarios) if given.scenario else given.suite)

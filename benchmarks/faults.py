@@ -312,6 +312,15 @@ def clamp(bench: Bench, name: str, number: int) -> Path:
     return path
 
 
+def ask_too_much(bench: Bench, name: str, number: int) -> Path:
+    """A copy of a healthy run whose scenario bounds a figure that so short a run has too few samples for, or none at all."""
+    path = copy(bench, name)
+    run = RunDirectory.open(path)
+    wanted = ("ttft_p99.9 < 10s", "e2e_p99.9 < 10s", "stop_p99.9 < 10s", "goodput >= 10%", "tpot_p99.9 < 10s")[number % 5]
+    run.update_metadata(scenario={**run.metadata()["scenario"], "thresholds": [wanted]})
+    return path
+
+
 def copy(bench: Bench, name: str) -> Path:
     """A copy of a healthy run."""
     path = bench.experiment.folder / name
@@ -344,4 +353,5 @@ FAULTS: Final[tuple[Fault, ...]] = (
           "prompt more on the server's side", cook_books),
     Fault("generator_limit", "descriptors", "the generator may open five files more (RLIMIT_NOFILE) while 40 of its users have yet to "
           "connect", use_up_descriptors),
+    Fault("thresholds", "asked", "a copy of a healthy run with a threshold on a figure that it has too few samples for", ask_too_much),
 )  # fmt: skip

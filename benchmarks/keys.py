@@ -12,7 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-Kind = Literal["text", "name", "integer", "number", "flag", "integers", "numbers", "steps", "query", "file", "addresses", "table", "tables"]
+from loadtest.objectives import Objective, ObjectiveError, parse_all, parse_limits
+
+Kind = Literal[
+    "text",
+    "name",
+    "integer",
+    "number",
+    "flag",
+    "integers",
+    "numbers",
+    "steps",
+    "query",
+    "limits",
+    "thresholds",
+    "file",
+    "addresses",
+    "table",
+    "tables",
+]
 
 
 class ScenarioError(Exception):
@@ -44,6 +62,8 @@ class Key:
             "integers": f"two whole numbers [lowest, highest] {bounds}",
             "numbers": f"two numbers [lowest, highest] {bounds}",
             "steps": "a list of [users, seconds], users a whole number from 1 on and seconds above 0",
+            "limits": 'limits of a conversation such as { ttft = "500ms", tpot = "50ms" }',
+            "thresholds": 'figures and their bounds, such as token_p99 = "< 50ms" and errors = "< 0.1%", or a list of texts',
             "query": "a table of query parameters, each a text, a number or true/false",
             "file": "the path of an existing file, relative to the scenario file",
             "addresses": "a list of IP addresses of this machine",
@@ -83,7 +103,10 @@ def read_table(table: Mapping[str, Any], section: type, where: str, folder: Path
 
 
 def read_value(value: Any, key: Key, where: str, folder: Path) -> Any:
-    found = _READERS[key.kind](value, key, folder)
+    try:
+        found = _READERS[key.kind](value, key, folder)
+    except ScenarioError as error:
+        raise ScenarioError(f"{where}: {error}") from None
     if found is None:
         raise wrong(where, key, value)
     return found
@@ -143,6 +166,23 @@ def _query(value: Any, _key: Key, _: Path) -> tuple[tuple[str, str], ...] | None
     return tuple((name, str(one).lower() if isinstance(one, bool) else plain(one)) for name, one in value.items())
 
 
+def _objectives(parse: Callable[[Iterable[str]], tuple[Objective, ...]]) -> Callable[[Any, Key, Path], Any]:
+    def read_objectives(value: Any, _key: Key, _: Path) -> tuple[str, ...] | None:
+        """A table of names and bounds ("< 50ms", "50ms") or a list of texts ("token_p99 < 50ms"), as texts that can be read back."""
+        if isinstance(value, dict) and all(isinstance(one, str) for one in value.values()):
+            texts = [f"{name} {bound if bound.strip()[:1] in '<>=' else '= ' + bound}" for name, bound in value.items()]
+        elif isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+            texts = list(value)
+        else:
+            return None
+        try:
+            return tuple(str(one) for one in parse(texts))
+        except ObjectiveError as error:
+            raise ScenarioError(str(error)) from None
+
+    return read_objectives
+
+
 def _file(value: Any, _key: Key, folder: Path) -> str | None:
     path = folder / value if isinstance(value, str) and value else None
     return str(path.resolve()) if path is not None and path.is_file() else None
@@ -159,7 +199,8 @@ def _addresses(value: Any, _key: Key, _: Path) -> tuple[str, ...] | None:
 
 _READERS: Final[Mapping[Kind, Callable[[Any, Key, Path], Any]]] = {
     "text": _text, "name": _name, "integer": _integer, "number": _number, "flag": _flag, "integers": _pair(_integer),
-    "numbers": _pair(_number), "steps": _steps, "query": _query, "file": _file, "addresses": _addresses,
+    "numbers": _pair(_number), "steps": _steps, "query": _query, "limits": _objectives(parse_limits),
+    "thresholds": _objectives(parse_all), "file": _file, "addresses": _addresses,
 }  # fmt: skip
 
 
@@ -193,6 +234,8 @@ def json_table(section: Any) -> dict[str, Any]:
             continue
         if kind == "query":
             value = dict(value)
+        elif kind in ("limits", "thresholds"):
+            value = list(value)
         elif kind == "table":
             value = json_table(value)
         out[one.name] = value

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 BENCH_TEXT: Final = (
     "Runs each scenario with Locust against a freshly started reference server (or the server of --host), writes a folder with a report "
     "for each run and a page for all. Options after -- go to Locust as they are. Exit code: the worst of the runs; 0 done, 1 our own "
-    "failure, 2 wrong option, scenario, host or limits, 12 a run is not valid, 130 interrupted."
+    "failure, 2 wrong option, scenario, host or limits, 10 a threshold failed, 12 a run is not valid, 130 interrupted."
 )
 UI_TEXT: Final = "Starts the reference server on a free port and Locust with its web page, prints the page's address, ends both on Ctrl-C."
 ENGINE_TEXT: Final = (
@@ -77,6 +77,12 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     what.add_argument("--host", metavar="URL", help="drive somebody else's server, ws[s]://host[:port]/path; none is started then")
     load = bench.add_argument_group("what differs from the scenario files (see docs/scenarios.md)")
     add_overrides(load)
+    load.add_argument(
+        "--slo", action="append", dest="limits", metavar="LIMIT", help="a limit of one conversation, such as ttft=500ms; may be repeated"
+    )
+    load.add_argument(
+        "--threshold", action="append", default=[], metavar="OBJECTIVE", help="what every run has to keep, such as 'token_p99 < 50ms'"
+    )
     load.add_argument("--seed", type=int, metavar="N", help="what is drawn depends on this")
     add_access(bench)
     out = bench.add_argument_group("where the results go")
@@ -138,7 +144,9 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
     """The keys of ``[load]`` that were given on the command line."""
-    return {name: getattr(options, name) for name in OVERRIDES if getattr(options, name, None) is not None}
+    changes = {name: getattr(options, name) for name in OVERRIDES if getattr(options, name, None) is not None}
+    limits = getattr(options, "limits", None)
+    return changes | ({"slo": check("slo", limits)} if limits else {})
 
 
 def access(options: argparse.Namespace) -> Access:

@@ -6,11 +6,14 @@ its metadata, from which the reader, the overrides of the command line and the t
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from loadtest.objectives import parse
 
 from .keys import ScenarioError, json_table, key, keys, lay_over, near, plain, read_table, read_value, wrong
 from .workload import Load, Stop, Target, contradiction, override
@@ -44,12 +47,13 @@ class Run:
     question: str
     target: Target
     load: Load
+    thresholds: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved run for run.json: plain JSON values, keys as in the file, absent ones left out."""
         return {
             "name": self.scenario, "variant": self.variant, "title": self.title, "question": self.question,
-            "target": json_table(self.target), "load": json_table(self.load),
+            "target": json_table(self.target), "load": json_table(self.load), "thresholds": list(self.thresholds),
         }  # fmt: skip
 
 
@@ -64,7 +68,9 @@ class Scenario:
     load: Load = field(metadata=key("table", "what the generator does"))
     target: Target = field(default=Target(), metadata=key("table", "how the reference server is started"))
     variant: tuple[Variant, ...] = field(default=(), metadata=key("tables", "several runs that differ in a few keys"))
-    thresholds: None = field(default=None, metadata=key("table", "reserved for later versions; a file that has it is refused"))
+    thresholds: tuple[str, ...] = field(
+        default=(), metadata=key("thresholds", "what every run has to keep (`[thresholds]`); exit code 10 where one does not")
+    )
     runs: tuple[Run, ...] = ()
 
 
@@ -115,8 +121,6 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
 
 
 def _scenario(table: dict[str, Any], folder: Path, overrides: Mapping[str, Any]) -> Scenario:
-    if "thresholds" in table:
-        raise ScenarioError("[thresholds] is reserved: this version judges no thresholds in a scenario, take the table out")
     tables = {name: table.get(name, {}) for name in ("target", "load")}
     for name, found in tables.items():
         if not isinstance(found, dict):
@@ -137,6 +141,7 @@ def _scenario(table: dict[str, Any], folder: Path, overrides: Mapping[str, Any])
                 question=values["question"],
                 target=Target(**read_table(own_target, Target, f"{where}target.", folder)),
                 load=override(_load(own_load, folder, where), overrides),
+                thresholds=values.get("thresholds", ()),
             )
         )
     target = Target(**read_table(tables["target"], Target, "target.", folder))
@@ -175,6 +180,12 @@ def _load(table: dict[str, Any], folder: Path, where: str) -> Load:
     if message := contradiction(load, set(values)):
         raise ScenarioError(f"{where}{message}")
     return load
+
+
+def with_thresholds(run: Run, asked: Sequence[str]) -> Run:
+    """The run with more thresholds; one on the same figure replaces the scenario's."""
+    names = {str(parse(text).name) for text in asked}
+    return dataclasses.replace(run, thresholds=(*(text for text in run.thresholds if parse(text).name not in names), *asked))
 
 
 def check(name: str, value: Any, section: type = Load, folder: Path = Path()) -> Any:

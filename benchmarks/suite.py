@@ -95,8 +95,15 @@ class Outcome:
             self.fail(f"the report of {self.directory} could not be drawn ({error!r}); see {self.directory / 'report.log'}", 1)
         finally:
             interrupts.raising = False
-        if self.summary is not None and not self.summary["validity"]["valid"]:
+        if self.summary is None:
+            return
+        # Validity first: what a run that is not valid says to a threshold is no result.
+        if not self.summary["validity"]["valid"]:
             self.exit_code = worst((self.exit_code, 12))
+        elif thresholds := self.summary["thresholds"]:
+            for one in thresholds["results"]:
+                if one["state"] == "missed":
+                    self.fail(one["sentence"], 10)
 
     def as_dict(self) -> dict[str, Any]:
         """The outcome for suite.json; ``path`` is relative to the suite's folder."""

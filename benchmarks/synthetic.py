@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from loadtest.fairness import Shares
 from loadtest.histogram import bucket_index
 from loadtest.run_directory import COUNTERS, GAUGES, RunDirectory
 
@@ -21,6 +22,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Columns = dict[str, Any]
 
+STALL_S, READER_FIRST_S, READER_GAP_S = 0.25, 0.03, 0.015
+"""Yardsticks of the model, short enough that some of its tokens are late."""
 ORIGIN_WALL_NS = 1_795_341_600_000_000_000
 NULL = np.nan
 """Absent value in a column of floats; written as null."""
@@ -47,6 +50,7 @@ class Plan:
     workers: int = 1
     lag_us: float = 15.0
     scraped: bool = True
+    slo: tuple[str, ...] = ()
 
     @property
     def end_s(self) -> float:
@@ -163,8 +167,15 @@ def build_worker(plan: Plan, number: int) -> dict[str, Columns]:
     }  # fmt: skip
     histograms = _histograms(plan, name, conversations, flat, connections)
     intervals = _intervals(plan, name, rng, conversations, flat, connections)
+    fairness = _fairness(name, conversations, flat)
     conversations["worker"] = np.full(made, name)
-    return {"conversations": conversations, "connections": connections, "intervals": intervals, "histograms": histograms}
+    return {
+        "conversations": conversations,
+        "connections": connections,
+        "intervals": intervals,
+        "histograms": histograms,
+        "fairness": fairness,
+    }
 
 
 def _conversations(plan: Plan, rng: np.random.Generator, due: Floats, user: Ints, base: int) -> tuple[Columns, _Tokens, Floats]:
@@ -225,6 +236,7 @@ def _conversations(plan: Plan, rng: np.random.Generator, due: Floats, user: Ints
     np.maximum.at(worst, owner[keep], lag[keep])
     stall = np.full(n, np.nan)
     np.fmax.at(stall, owner[keep & ~first], gap[keep & ~first])
+    late_tokens = _late(arrival - sent[owner], owner, keep, offsets)
     due_ns = _ns(due) if open_loop else np.full(n, np.nan)
     sent_ns, first_ns, last_ns = _ns(sent), _ns(first_at), _ns(latest)
     end_ns = np.where(abandoned, np.nan, _ns(end))
@@ -240,10 +252,36 @@ def _conversations(plan: Plan, rng: np.random.Generator, due: Floats, user: Ints
         "e2e_due_ns": np.where(completed, end_ns - due_ns, np.nan),
         "tpot_ns": np.where(many, np.round((last_ns - first_ns) / np.maximum(got - 1, 1)), np.nan), "longest_stall_ns": _ns(stall),
         "stop_latency_ns": np.where(stopped, end_ns - stop_ns, np.nan), "overrun_tokens": np.where(stopped, overrun, np.nan),
+        "stalls": np.bincount(owner[keep & ~first & (gap > STALL_S)], minlength=n), "late_tokens": late_tokens,
         "error": _texts(failed, "connection_lost"), "error_detail": _texts(failed, "closed by the peer: 1006"),
     }  # fmt: skip
     flat = _Tokens(base + owner[keep], first[keep], arrival[keep], latency[keep], lag[keep])
     return rows, flat, np.where(abandoned | failed, np.inf, end)
+
+
+def _late(since: Floats, owner: Ints, keep: npt.NDArray[np.bool_], offsets: Ints) -> Ints:
+    """Tokens of each conversation after a reader's deadline: those further beyond their first deadline than every one before them."""
+    place = np.arange(len(owner)) - offsets[owner]
+    beyond = np.where(keep, since - READER_FIRST_S - place * READER_GAP_S, 0.0).clip(0, 1000)
+    # Conversations stand one above the other, so that one running maximum serves them all.
+    level = np.round(beyond * 1e9).astype(np.int64) + (owner << 40)
+    earlier = np.concatenate([[0], np.maximum.accumulate(level)[:-1]])
+    earlier[offsets] = owner[offsets] << 40
+    return np.bincount(owner[keep & (level > earlier)], minlength=len(offsets))
+
+
+def _fairness(name: str, rows: Columns, flat: _Tokens) -> Columns:
+    """What a worker would have written about fairness."""
+    shares = Shares()
+    shares.add(flat.conversation, np.floor(flat.arrival).astype(np.int64), np.ones(len(flat.arrival), np.int64))
+    end_ns, last_ns = (np.asarray(rows[key], dtype=np.float64) for key in ("end_at_ns", "last_token_at_ns"))
+    ended = np.where(np.isnan(end_ns), last_ns, end_ns)
+    known = ~np.isnan(ended)
+    for conversation, second in zip(np.flatnonzero(known).tolist(), (ended[known] // 1e9).astype(int).tolist(), strict=True):
+        shares.end(conversation, second)
+    found = shares.take()
+    columns: Columns = {key: [row[key] for row in found] for key in ("second", "length_s", "conversations", "tokens", "tokens_squared")}
+    return {"worker": [name] * len(found), **columns}
 
 
 def _texts(where: npt.NDArray[np.bool_], text: str) -> npt.NDArray[np.object_]:
@@ -283,7 +321,7 @@ def _histograms(plan: Plan, name: str, rows: Columns, flat: _Tokens, connections
     ]
     if plan.window:
         parts.append(encode_seconds(name, "token_latency", flat.arrival[later], _ns(flat.latency[later])))
-    for metric in ("ttft", "ttft_due", "e2e", "e2e_due", "tpot", "stop_latency", "send_delay"):
+    for metric in ("ttft", "ttft_due", "e2e", "e2e_due", "tpot", "longest_stall", "stop_latency", "send_delay"):
         parts.append(encode_seconds(name, metric, starts, rows[f"{metric}_ns"]))
     return {key: [value for part in parts for value in part[key]] for key in parts[0]}
 
@@ -360,7 +398,8 @@ def build(plan: Plan) -> SyntheticRun:
         "load": {
             "loop": "closed" if plan.rate_per_s is None else "open", "rate_per_s": plan.rate_per_s, "window": plan.window,
             "users_max": max([u for u, _ in plan.steps] or [plan.users]), "stall_timeout_s": 30.0, "tokens": plan.tokens,
-            "gap_ms": plan.gap_ms, "stop_share": plan.stop_share,
+            "gap_ms": plan.gap_ms, "stop_share": plan.stop_share, "slo": list(plan.slo), "stall_ns": int(STALL_S * 1e9),
+            "reader_first_ns": int(READER_FIRST_S * 1e9), "reader_gap_ns": int(READER_GAP_S * 1e9),
         },
         "window": {
             "warm_up_end_at_ns": int(warm_up * 1e9), "steady_end_at_ns": int(plan.end_s * 1e9),

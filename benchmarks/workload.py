@@ -105,6 +105,12 @@ class Load:
     stall_timeout_s: float | None = field(
         default=None, metadata=key("number", "silence after which a conversation counts as stalled", "--stall-timeout", minimum=0.1)
     )
+    slo: tuple[str, ...] = field(
+        default=(), metadata=key("limits", "what a conversation has to keep to count for goodput (`[load.slo]`)", "--slo")
+    )
+    stall_ms: float | None = field(
+        default=None, metadata=key("number", "a longer gap between two tokens is a stall; absent: a second, or three gaps", "--stall-ms")
+    )
     reconnect_backoff_s: float | None = field(default=None, metadata=key("number", "first pause before a reconnect", "--reconnect-backoff"))
     record_tokens: bool = field(default=False, metadata=key("flag", "write one row a token", "--record-tokens"))
     processes: int = field(default=1, metadata=key("integer", "processes of the generator", "--processes", minimum=1, maximum=1024))
@@ -142,7 +148,7 @@ class Load:
                 out += [held.option] if value else []
             elif held.kind == "query":
                 out.append(f"{held.option}={urlencode(value)}")
-            elif held.kind == "addresses":
+            elif held.kind in ("addresses", "limits"):
                 out.append(f"{held.option}={','.join(value)}")
             elif held.kind == "steps":
                 out.append(f"{held.option}=" + ",".join(f"{users}:{plain(seconds)}" for users, seconds in value))
@@ -192,6 +198,9 @@ def contradiction(load: Load, given: Collection[str]) -> str | None:
         return "expected load.rate_per_s with the open loop"
     if load.loop == "closed" and load.rate_per_s is not None:
         return 'load.rate_per_s needs load.loop = "open": a closed loop has no rate of its own'
+    due = [limit for limit in load.slo if limit.startswith(("ttft_due", "e2e_due", "send_delay"))]
+    if load.loop == "closed" and due:
+        return f'load.slo: {due[0]} needs load.loop = "open": in a closed loop nothing is due'
     if load.stop is not None and load.stop.share > 0 and (load.stop.after_tokens is None) == (load.stop.after_ms is None):
         return "load.stop: expected either after_tokens or after_ms"
     return None

@@ -39,12 +39,17 @@ SCALARS: Final[Mapping[str, tuple[str, Better, str]]] = {
     "dropped": ("share", "lower", "share of the arrivals that were due in the window and found no free user; open loop only"),
     "goodput": ("share", "higher", "share of conversations that met every stated objective (with /s: such conversations a second)"),
     "goodput_rate": ("1/s", "higher", "conversations a second that met every stated objective"),
+    "fairness": ("1", "higher", "Jain's index of tokens a second between conversations, mean over the intervals of the window"),
+    "fluidity": ("share", "higher", "share of the tokens that came by a reader's deadline"),
+    "stalled": ("share", "lower", "share of the conversations with a gap above the stated threshold"),
     "throughput_tokens": ("1/s", "higher", BY_NAME["throughput_tokens"].definition),
     "throughput_conversations": ("1/s", "higher", BY_NAME["throughput_conversations"].definition),
 }  # fmt: skip
 """Figures of a run that are one number: unit, direction, what they are."""
 
-LIMITS: Final = ("ttft", "ttft_due", "e2e", "e2e_due", "tpot", "send_delay", "stop_latency", "overrun_tokens")
+LIMITS: Final = (
+    "ttft", "ttft_due", "e2e", "e2e_due", "tpot", "longest_stall", "send_delay", "stop_latency", "overrun_tokens", "stalls",
+)  # fmt: skip
 """Metrics of one conversation that a limit may bound."""
 
 _TIMES_NS: Final[Mapping[str, float]] = {"ns": 1, "us": 1e3, "µs": 1e3, "μs": 1e3, "ms": 1e6, "s": 1e9}
@@ -159,7 +164,7 @@ def _figure(name: str, text: str) -> tuple[str, str]:
     """Metric and statistic of a figure's name."""
     if ALIASES.get(name, name) in SCALARS:
         return ALIASES.get(name, name), ""
-    distributed = [metric.name for metric in BY_NAME.values() if metric.histogram or metric.population == "conversation"]
+    distributed = [metric.name for metric in BY_NAME.values() if metric.histogram or metric.name == "overrun_tokens"]
     if found := _statistic(name):
         if found[0] in distributed:
             return found
@@ -191,7 +196,7 @@ def _bound(text: str, number: float, unit: str, stored: str) -> float:
             raise ObjectiveError(f"expected a share of at most 100%, found {text!r}{'' if unit else '; a share in per cent ends with %'}")
         return share
     if unit not in ("", "/s" if stored == "1/s" else ""):
-        raise ObjectiveError(f"expected {'a number a second (100/s)' if stored == '1/s' else 'a count without a unit'}, found {text!r}")
+        raise ObjectiveError(f"expected {'a number a second (100/s)' if stored == '1/s' else 'a plain number'}, found {text!r}")
     return number
 
 

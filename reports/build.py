@@ -18,16 +18,17 @@ from loadtest.run_directory import RunDirectoryError, write_text
 from .load import load_run
 from .page import render_page
 from .summary import summarise_run
+from .thresholds import Asked
 
 if TYPE_CHECKING:
     from .charts import Chart
 
 
-def build(run_path: Path | str, *, charts: bool = True) -> dict[str, Any]:
+def build(run_path: Path | str, *, charts: bool = True, asked: Asked | None = None) -> dict[str, Any]:
     """Summarise the run, write its report, and return the summary; RunDirectoryError when it cannot be read or written."""
     path = Path(run_path)
     run = load_run(path)
-    summary = summarise_run(run)
+    summary = summarise_run(run, asked)
     drawn: list[Chart] = []
     if charts:
         # Drawing takes most of the start-up time, so that only those who draw import it.

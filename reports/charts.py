@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from .distributions import chart_distribution, chart_ladder, chart_percentiles, chart_stop
 from .load import Run
+from .quality_charts import chart_fairness, chart_goodput, chart_smoothness
 from .style import PNG_DPI, RC
 from .timelines import chart_connections, chart_receive_lag, chart_throughput, chart_token_latency, chart_ttft
 
@@ -39,6 +40,13 @@ CHARTS: tuple[tuple[str, Callable[[Run, Summary], Figure | None], str], ...] = (
     ("latency_percentiles", chart_percentiles, "Each step to the right is a rarer token: 99.9 is one in a thousand."),
     ("latency_distribution", chart_distribution, "Steady window. Two humps are two kinds of token, which a mean would hide."),
     ("ttft_over_time", chart_ttft, "Conversations by their start."),
+    ("goodput", chart_goodput, "Conversations by their start. Without those of which it is not known, and those the generator disturbed."),
+    (
+        "fairness",
+        chart_fairness,
+        "Of the conversations that stream through a whole interval: 1 when all get the same. One blocked handler shows here first.",
+    ),
+    ("smoothness", chart_smoothness, "Left: each conversation's longest gap. Right: tokens that came by the deadline of a reader."),
     ("connections", chart_connections, "At the end of each second. A gap between our count and the server's is a leak."),
     ("throughput", chart_throughput, "Tokens by arrival; conversations by their end."),
     ("stop", chart_stop, "From stop sent to the arrival of the end message, and the tokens that still arrived after it was sent."),

@@ -30,6 +30,7 @@ _SAME: tuple[tuple[str, str, Callable[[Mapping[str, Any]], Any]], ...] = (
     ("users", "numbers of users", lambda s: s["load"]["users_max"]),
     ("window", "acknowledgement windows", lambda s: s["run"]["load"].get("window")),
     ("tokens", "numbers of tokens", lambda s: s["run"]["load"].get("tokens")),
+    ("objectives", "objectives of a conversation", lambda s: s["goodput"]["objectives"] if s.get("goodput") else None),
     ("gap", "gaps asked of the server", lambda s: s["run"]["load"].get("gap_ms")),
     ("clock", "arrival clocks", lambda s: s["instrument"]["clock"]),
     ("machine", "machines", lambda s: s["environment"].get("hostname_hash")),
@@ -77,6 +78,7 @@ def tabulate(summaries: Sequence[Summary]) -> dict[str, Any]:
         values = [summary["rates"][metric] for summary in summaries]
         if any(values):
             rows.append(_row(metric, "mean", [{"value": value, "low": None, "high": None, "text": "n/a"} for value in values]))
+    rows += _quality_rows(summaries)
     return {
         "schema_version": SCHEMA_VERSION,
         "runs": [
@@ -91,7 +93,39 @@ def tabulate(summaries: Sequence[Summary]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _row(metric: str, percentile: str, entries: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+def _quality_rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    """Goodput, stalls, fluidity and fairness, where any run has them."""
+    rows = []
+    for name, title, unit, better, read in _QUALITY:
+        figures = [read(summary) for summary in summaries]
+        if any(one and one["value"] is not None for one in figures):
+            entries = [one and {"low": None, "high": None, "text": "n/a", **one} for one in figures]
+            rows.append(_row(name, "", entries, {"title": title, "unit": unit, "better": better}))
+    return rows
+
+
+def _part(place: str, name: str) -> Callable[[Summary], Mapping[str, Any] | None]:
+    def read(summary: Summary) -> Mapping[str, Any] | None:
+        found = (summary.get(place) or {}).get(name)
+        return found if found is None or isinstance(found, Mapping) else {"value": found}
+
+    return read
+
+
+_QUALITY: tuple[tuple[str, str, str, str, Callable[[Summary], Mapping[str, Any] | None]], ...] = (
+    ("goodput", "Goodput, conversations", "1/s", "higher", _part("goodput", "rate")),
+    ("goodput_share", "Goodput, share", "share", "higher", _part("goodput", "share")),
+    ("errors", "Failed attempts", "share", "lower", _part("shares", "errors")),
+    ("stalled", "Conversations with a stall", "share", "lower", _part("stalls", "share")),
+    ("fluidity", "Tokens in time for a reader", "share", "higher", _part("fluidity", "tokens")),
+    ("fairness", "Fairness (Jain's index)", "1", "higher", _part("fairness", "mean")),
+)
+"""Figures of a run that are one number: name, title, unit, direction, where they stand in the summary."""
+
+
+def _row(
+    metric: str, percentile: str, entries: Sequence[Mapping[str, Any] | None], titled: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     base = entries[0]
     values = []
     for entry in entries:
@@ -102,8 +136,9 @@ def _row(metric: str, percentile: str, entries: Sequence[Mapping[str, Any] | Non
         value["change"] = value["value"] / base["value"] - 1 if known and base is not None else None
         value["apart"] = _apart(base, entry)
         values.append(value)
-    about = BY_NAME[metric]
-    return {"metric": metric, "title": about.title, "unit": about.unit, "better": about.better, "percentile": percentile, "values": values}
+    about = BY_NAME.get(metric)
+    named = titled or ({"title": about.title, "unit": about.unit, "better": about.better} if about else {})
+    return {"metric": metric, **named, "percentile": percentile, "values": values}
 
 
 def _apart(base: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool | None:

@@ -9,9 +9,11 @@ from typing import Any
 from loadtest.metrics import BY_NAME, CONNECT_ERRORS, OUTCOMES
 
 from .measures import headline_metric
+from .quality import goodput_text, smoothness_rows, threshold_rows, thresholds_title
 from .units import ABSENT, count, duration, in_unit, interval_text, milliseconds, percentile_text, plural, share, shown_unit, significant
 
 COLUMNS = ("p50", "p90", "p95", "p99", "p99.9")
+MOST_TILES = 7
 _BYTES_PER_GIB = 1 << 30
 
 Summary = Mapping[str, Any]
@@ -37,6 +39,9 @@ def content(summary: Summary) -> dict[str, Any]:
         "steps": _steps(summary),
         "headline": BY_NAME[headline_metric(summary)].title,
         "settle_note": _settle_note(summary),
+        "thresholds": threshold_rows(summary),
+        "thresholds_title": thresholds_title(summary),
+        "goodput": goodput_text(summary),
         "errors": [error for table in ("connections", "conversations") for error in summary["errors"][table]],
         "counts": _counts(summary),
         "beside": summary["server"]["beside_ours"],
@@ -85,7 +90,7 @@ def _latency_tile(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tiles(summary: Summary) -> list[dict[str, Any]]:
-    """The few figures a reader looks at first: six at most."""
+    """The few figures a reader looks at first: seven at most."""
     metrics, rates, steps = summary["metrics"], summary["rates"], [step for step in summary["steps"] if step["seconds"]]
     first_token = "ttft_due" if metrics.get("ttft_due", {}).get("n") else "ttft"
     headline = headline_metric(summary)
@@ -113,10 +118,18 @@ def _tiles(summary: Summary) -> list[dict[str, Any]]:
     if len(steps) < 2 and rates["throughput_tokens"]:
         conversations = in_unit(rates["throughput_conversations"], "1/s")
         tiles.append(_tile("Tokens per second", significant(rates["throughput_tokens"]), sub=f"{conversations} conversations/s"))
+    if goodput := summary.get("goodput"):
+        part = goodput["share"]["value"]
+        sub = f"{significant(goodput['rate']['value'] or 0)} conversations/s met all objectives"
+        tiles.append(
+            _tile(
+                "Goodput", "n/a" if part is None else share(part).removesuffix(" %"), "" if part is None else "%", sub, absent=part is None
+            )
+        )
     connections = summary["counts"]["connections"]
     failed = f"{count(connections['failed'])} failed" if connections["failed"] else "none failed"
     tiles.append(_tile("Connections open, most", count(connections["open_max"]), sub=failed))
-    return tiles
+    return tiles[:MOST_TILES] if len(tiles) <= MOST_TILES else [*tiles[: MOST_TILES - 1], tiles[-1]]
 
 
 def metric_rows(summary: Summary) -> list[dict[str, Any]]:
@@ -201,6 +214,10 @@ def _counts(summary: Summary) -> list[dict[str, Any]]:
     connections += [(f"failed: {CONNECT_ERRORS.get(kind, kind)}", count(n)) for kind, n in counts["connections"]["failed_by_kind"].items()]
     connections += [(f"closed with {code}", count(n)) for code, n in counts["connections"]["closed_by_code"].items()]
     connections += holding_rows(summary)
+    if smoothness := smoothness_rows(summary):
+        groups_after = [{"title": "Smoothness in the window", "rows": smoothness}]
+    else:
+        groups_after = []
     names = ["tokens", "messages", "coalesced", "unstamped", "clamped", "ghost_tokens", "double_ends"]
     groups: list[dict[str, Any]] = [
         {"title": "Conversations", "rows": rows("conversations", ["started", *OUTCOMES, "unknown", "tainted"], {"started"})},
@@ -215,7 +232,7 @@ def _counts(summary: Summary) -> list[dict[str, Any]]:
     if load["offered_per_s"] is not None:
         offered = [("offered/s", significant(load["offered_per_s"])), ("achieved/s", in_unit(load["achieved_per_s"], "1/s"))]
         groups.append({"title": "Load in the window", "rows": [*offered, ("dropped", count(load["dropped"]))]})
-    return groups
+    return groups + groups_after
 
 
 def holding_rows(summary: Summary) -> Rows:

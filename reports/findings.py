@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .units import count, plural, share
+from .units import count, duration, plural, share, significant
 
 COALESCED_SHARE = 0.1
 """Of the messages: beyond a tenth, p90 of the gaps is made of stamps that several messages shared."""
 UNSTAMPED_SHARE = 0.01
 """Of the messages, where the kernel stamps: more could reach the p99 with read times."""
+UNFAIR = 0.8
+"""Of Jain's index: tokens that come at random stand at 0.91 in intervals of ten gaps; at 0.8 a fifth of the conversations gets nothing."""
 SERVER_CPU_SHARE = 0.9
 """Of one core, as for the generator: the target's latencies are then those of a full queue."""
 
@@ -47,6 +49,15 @@ def find_findings(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     note("late", late, f"{plural(late, 'arrival')} of {count(summary['load']['due'])} found no free user and had to wait for one.")
     again = connections["syn_retransmitted"]
     note("syn_retransmitted", again, f"{plural(again, 'connect')} had to repeat the SYN: the target's listen queue was full.")
+    stalls = summary.get("stalls")
+    if stalls:
+        part = stalls["share"]
+        what = f"{plural(part['count'], 'conversation')} of {count(part['n'])} ({share(part['value'])}) had a gap above"
+        note("stalls", stalls["stalls"], f"{what} {duration(stalls['threshold_ns'])}: {plural(stalls['stalls'], 'stall')} in all.")
+    fairness = summary.get("fairness")
+    if fairness and fairness["mean"] < UNFAIR:
+        told = f"Jain's index {significant(fairness['mean'])} in the mean of {plural(fairness['intervals'], 'interval')}"
+        note("unfair", fairness["mean"], f"Tokens were shared unevenly between conversations: {told}; one may be holding the others up.")
     leaked = server["leaked_connections"]
     note("leaked", max(0, leaked or 0), f"The server still held {plural(leaked or 0, 'connection')} after all of ours had been closed.")
     if server["exclusive"] is False:

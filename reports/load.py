@@ -94,6 +94,7 @@ class Run:
     conversations: pd.DataFrame
     connections: pd.DataFrame
     intervals: pd.DataFrame
+    fairness: pd.DataFrame
     histograms: Mapping[str, SecondHistograms]
     raw_files: tuple[RawFile, ...]
     window: Window
@@ -164,10 +165,11 @@ def load_run(path: Path) -> Run:
         conversations = _frame(directory.table("conversations", _CONVERSATION_COLUMNS + ["messages"] * several))
         raw_files = tuple(directory.raw_files)
         connections = _frame(directory.table("connections"))
+        fairness = _frame(directory.table("fairness"))
         histograms = _read_histograms(directory.table("histograms"), several)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise RunDirectoryError(f"cannot read the tables of {path}: {error}") from None
-    return Run(path, metadata, conversations, connections, intervals, histograms, raw_files, read_window(metadata, intervals))
+    return Run(path, metadata, conversations, connections, intervals, fairness, histograms, raw_files, read_window(metadata, intervals))
 
 
 def error_examples(path: Path, table: str) -> pd.DataFrame:

@@ -108,7 +108,7 @@ class Sample:
         value = self._at_rank(wanted, cumulative)
         # Of equal values all lie at or below the percentile.
         position = int(np.searchsorted(self.values, self.values[np.searchsorted(cumulative, wanted)], "right")) - 1
-        error, freedom = self._share_error(position, int(cumulative[position]) / n)
+        error, freedom = self.share_error(position, int(cumulative[position]) / n)
         if error is None or freedom < MINIMUM_BATCHES - 1:
             return Estimate(q, value, None, None)
         # Batches that happen to agree must not promise more than independent values could give.
@@ -117,7 +117,7 @@ class Sample:
         high = self._at_rank(rank(q + reach, n), cumulative) if q + reach < 1 else None
         return Estimate(q, value, low, high)
 
-    def _share_error(self, position: int, share: float) -> tuple[float | None, int]:
+    def share_error(self, position: int, share: float) -> tuple[float | None, int]:
         """Standard error of the share of values up to ``position``, between batches within strata, and its degrees of freedom."""
         batches = len(self.strata)
         if batches < 2:

@@ -98,6 +98,10 @@ def _judge_scalar(objective: Objective, summary: Summary) -> Judgement:
         figure: Mapping[str, Any] | None = {"value": summary["rates"][metric]}
     elif metric in ("goodput", "goodput_rate"):
         figure = (summary.get("goodput") or {}).get("share" if metric == "goodput" else "rate")
+    elif metric in ("fairness", "fluidity", "stalled"):
+        place, name = {"fairness": ("fairness", "mean"), "fluidity": ("fluidity", "tokens"), "stalled": ("stalls", "share")}[metric]
+        found = (summary.get(place) or {}).get(name)
+        figure = found if found is None or isinstance(found, Mapping) else {"value": found}
     else:
         figure = (summary.get("shares") or {}).get(metric)
     if figure is None or figure["value"] is None:
@@ -118,6 +122,8 @@ def _why_absent(objective: Objective, summary: Summary) -> str:
         return f"{metric} exists only in an open loop"
     if metric.startswith("goodput") and not summary.get("goodput"):
         return "the run states no objectives for a conversation (--slo ttft=500ms), so none can meet them"
+    if metric == "fairness":
+        return "no interval of the window was streamed through by two conversations and held ten gaps"
     if metric == "itl" and summary["metrics"].get("inter_chunk", {}).get("n"):
         return "messages carried several tokens; ask for inter_chunk, the gap between two messages"
     if metric == "stop_latency" and not summary["stop"]["sent"]:

@@ -7,6 +7,7 @@ for most connections open before the window does. Values are in stored units (``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,26 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from loadtest.objectives import Objective
+
 from .counts import count_connections, count_conversations, count_tokens, list_errors, measure_load, read_server
+from .goodput import measure_goodput, stated_limits
 from .holding import measure_holding
 from .instrument import measure_instrument
 from .load import Run, load_run
 from .measures import Censored, measure
 from .sample import Sample, conversation_effect, sample_rows
 from .shares import measure_dropped, measure_errors
+from .smoothness import measure_fairness, measure_fluidity, measure_stalls
 from .steady import settled_at
+from .thresholds import Asked, judge_thresholds, stated_thresholds
 from .validity import judge
 from .window import Batches, Step, make_batches
 
-SCHEMA_VERSION = 1
-# 1: first.
+SCHEMA_VERSION = 2
+# 1: first. 2: goodput, stalls, fluidity, fairness, shares, thresholds.
 
-CONVERSATION_METRICS = ("ttft", "ttft_due", "e2e", "e2e_due", "tpot", "send_delay", "stop_latency", "overrun_tokens")
+CONVERSATION_METRICS = ("ttft", "ttft_due", "e2e", "e2e_due", "tpot", "longest_stall", "send_delay", "stop_latency", "overrun_tokens")
 OWN_DELAY_SHARE = 0.25
 """A gap's percentile is marked when the receive lag's same percentile is more than a quarter of it; beyond a half the run is invalid."""
 
@@ -36,13 +42,15 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-def summarise(run_dir: Path) -> dict[str, Any]:
+def summarise(run_dir: Path, asked: Asked | None = None) -> dict[str, Any]:
     """The contents of ``summary.json`` for a run directory; RunDirectoryError when it cannot be read."""
-    return summarise_run(load_run(Path(run_dir)))
+    return summarise_run(load_run(Path(run_dir)), asked)
 
 
-def summarise_run(run: Run) -> dict[str, Any]:
-    """The summary of a run in memory."""
+def summarise_run(run: Run, asked: Asked | None = None) -> dict[str, Any]:
+    """The summary of a run in memory; ``asked``: objectives that stand in place of, or beside, those that run.json states."""
+    asked = asked or Asked()
+    limits = asked.limits or stated_limits(run)
     window, metadata = run.window, run.metadata
     inside = run.in_window()
     batches = make_batches(window.seconds, typical_s(run.conversations, inside), window.steps)
@@ -57,6 +65,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         metrics[metric] = lag if metric == "receive_lag" else measure_tokens(run, metric, batches)
     if _acknowledged(metadata):
         _mark_own_delay(metrics[run.gap_metric], lag)
+    dropped = measure_dropped(run)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "run": _describe(run),
@@ -71,17 +80,21 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "counts": {
             "conversations": count_conversations(run, inside), "connections": connections, "tokens": count_tokens(run),
         },
-        "shares": {"errors": measure_errors(run, untainted, connections), "dropped": measure_dropped(run)},
+        "shares": {"errors": measure_errors(run, untainted, connections), "dropped": dropped},
+        "goodput": measure_goodput(run, limits, inside, batches, window.steady_s, dropped),
+        "stalls": measure_stalls(run, untainted, batches), "fluidity": measure_fluidity(run, untainted, batches),
+        "fairness": measure_fairness(run, metrics[run.gap_metric]),
         "stop": _measure_stop(clean.rows, metrics),
         "load": measure_load(run),
         "errors": list_errors(run),
-        "steps": [measure_step(run, step) for step in window.steps] if len(window.steps) > 1 else [],
+        "steps": [measure_step(run, step, limits) for step in window.steps] if len(window.steps) > 1 else [],
         "instrument": measure_instrument(run, lag),
         "server": read_server(run),
         "holding": measure_holding(run),
         "environment": metadata.get("environment") or {}, "versions": metadata.get("versions") or {}, "git": metadata.get("git"),
         "calibration": metadata.get("calibration"),
     }  # fmt: skip
+    summary["thresholds"] = judge_thresholds(stated_thresholds(run), asked.thresholds, summary)
     summary["validity"] = judge(run, summary)
     return summary
 
@@ -227,7 +240,7 @@ def _measure_stop(rows: pd.DataFrame, metrics: dict[str, Any]) -> dict[str, Any]
     }  # fmt: skip
 
 
-def measure_step(run: Run, step: Step) -> dict[str, Any]:
+def measure_step(run: Run, step: Step, limits: Sequence[Objective] = ()) -> dict[str, Any]:
     """Figures of one step of a ladder, over the seconds that count for it."""
     inside = np.isin(np.floor(run.starts_ns() / 1e9).astype(np.int64), step.seconds)
     clean = _Chosen(run, inside & run.untainted())
@@ -238,6 +251,7 @@ def measure_step(run: Run, step: Step) -> dict[str, Any]:
         "rates": measure_rates(run, step.seconds, inside, float(len(step.seconds))),
         "conversations": int(inside.sum()), "failed": int((outcome == "failed").sum()),
         "ttft": measure_conversations(clean, "ttft", batches),
+        "goodput": measure_goodput(run, limits, inside, batches, float(len(step.seconds))),
     }  # fmt: skip
     for metric in token_metrics(run):
         figures[metric] = measure_tokens(run, metric, batches)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from .content import holding_rows, verdict_title
 from .measures import headline_metric
+from .quality import quality_lines, threshold_rows, thresholds_title
 from .units import count, in_unit, percentile_text, shown_unit, significant
 
 COLUMNS = ("p50", "p90", "p99")
@@ -26,6 +27,8 @@ def print_summary(summary: Summary, file: TextIO, *, paths: bool = True) -> None
     console.print(_metrics(summary))
     if summary["steps"]:
         console.print(_steps(summary))
+    if summary.get("thresholds"):
+        console.print(_thresholds(summary))
     for text in count_lines(summary):
         console.print(Text(text))
     if paths:
@@ -41,6 +44,11 @@ def verdict_lines(summary: Summary) -> list[Text]:
     head = verdict_title(summary).upper() if not validity["valid"] else "Valid run"
     lines = [Text.assemble((head, style), f": {scenario}, {run['target'].get('url', '')}")]
     lines += [Text.assemble(("  ! ", "red"), reason["sentence"]) for reason in validity["reasons"]]
+    if told := thresholds_title(summary):
+        met = summary["thresholds"]["state"] == "met"
+        lines.append(
+            Text.assemble(("  = ", "green" if met else "red"), f"{told}{'' if validity['valid'] else ', of a run that is not valid'}.")
+        )
     lines += [Text.assemble(("  - ", "yellow"), finding["sentence"]) for finding in validity["findings"]]
     return lines
 
@@ -55,6 +63,16 @@ def _metrics(summary: Summary) -> Table:
         if figures["n"]:
             cells = [percentile_text(figures["percentiles"][column], figures["unit"]) for column in COLUMNS]
             table.add_row(figures["title"], *cells, count(figures["n"]), shown_unit(figures["unit"]))
+    return table
+
+
+def _thresholds(summary: Summary) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("threshold", "measured", "95 % interval", "result"):
+        table.add_column(name, no_wrap=name != "measured")
+    for row in threshold_rows(summary):
+        style = {"met": "green", "missed": "bold red", "unknown": "yellow"}[row["state"]]
+        table.add_row(row["objective"], Text(row["value"]), row["range"], Text(row["state"], style=style))
     return table
 
 
@@ -78,6 +96,7 @@ def count_lines(summary: Summary) -> list[str]:
         f"rates          {in_unit(rates['throughput_tokens'], '1/s')} tokens/s, "
         f"{in_unit(rates['throughput_conversations'], '1/s')} conversations/s in the steady window"
     ]
+    lines += quality_lines(summary)
     outcomes = [f"{count(n)} {name}" for name, n in conversations.items() if name in _OUTCOMES and n]
     lines.append(f"conversations  {count(conversations['started'])} started: {', '.join(outcomes) or 'none ended'}")
     lines.append(

@@ -49,12 +49,14 @@ def in_unit(value: float | None, unit: str) -> str:
     """A metric's value as the tables show it: ns as ms, counts and rates as they are."""
     if value is None:
         return ABSENT
+    if unit == "share":
+        return share(value)
     return milliseconds(value) if unit == "ns" else significant(value)
 
 
 def shown_unit(unit: str) -> str:
     """The name of the unit that ``in_unit`` shows."""
-    return {"ns": "ms", "1": "", "1/s": "/s"}.get(unit, unit)
+    return {"ns": "ms", "1": "", "1/s": "/s", "share": ""}.get(unit, unit)
 
 
 def percentile_text(entry: Mapping[str, Any], unit: str) -> str:

@@ -252,6 +252,16 @@ def check_generator_limit(run: Run, summary: Mapping[str, Any]) -> Outcome:
     return Outcome(failed > 0, count(failed), "none", sentence)
 
 
+def check_thresholds(run: Run, summary: Mapping[str, Any]) -> Outcome:
+    """Every figure that a threshold bounds has to be there, with samples enough to be printed."""
+    thresholds = summary.get("thresholds")
+    if not thresholds:
+        return _nothing("every figure known", "no thresholds")
+    unknown = [one for one in thresholds["results"] if one["state"] == "unknown"]
+    told = "; ".join(f"{one['objective']} cannot be judged, {one['reason']}" for one in unknown)
+    return Outcome(bool(unknown), f"{plural(len(unknown), 'figure')} unknown", "every figure known", told[:1].upper() + told[1:] + ".")
+
+
 RULES: tuple[Rule, ...] = (
     Rule("status", "Run ended as planned", "A run that was cut or lost data shows what survived, not what happened.", check_status),
     Rule("workers", "All workers to the end", "A missing worker's load is missing too, so every rate and count is wrong.", check_workers),
@@ -270,6 +280,7 @@ RULES: tuple[Rule, ...] = (
     Rule("clamped", "No value out of range", "A clamped value is a wrong value.", check_clamped),
     Rule("accounting", "Books balance", "A conversation that is counted in one place only was lost in another.", check_accounting),
     Rule("generator_limit", "Own limits not reached", "Connects that this machine refused are not the target's.", check_generator_limit),
+    Rule("thresholds", "Thresholds can be judged", "A threshold without its figure was neither kept nor broken.", check_thresholds),
 )  # fmt: skip
 
 

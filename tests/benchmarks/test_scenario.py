@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.keys import ScenarioError, keys
 from benchmarks.options import overrides, parse
-from benchmarks.scenario import CATALOGUE, SECTIONS, SUITES, Scenario, catalogue, find, read, suite
+from benchmarks.scenario import CATALOGUE, SECTIONS, SUITES, Scenario, catalogue, find, read, suite, with_thresholds
 from benchmarks.workload import Load, override
 from loadtest.metrics import MINIMUM_SAMPLES
 
@@ -179,7 +179,10 @@ MISTAKES = {
     "a variant without a name": (WHOLE + "[[variant]]\nload = {}\n", "expected variant 1: name"),
     "a mistake in a variant": (WHOLE + '[[variant]]\nname = "a"\nload = { windw = 1 }\n', "variant a: load.windw is not a key"),
     "a variant twice": (WHOLE + '[[variant]]\nname = "a"\n[[variant]]\nname = "a"\n', "variant: expected every name once, found 'a' twice"),
-    "thresholds": (WHOLE + "[thresholds]\nttft_p99_ms = 50\n", "[thresholds] is reserved"),
+    "thresholds": (WHOLE + '[thresholds]\nttft_p98 = "< 50ms"\n', "thresholds: expected one of p50, p90"),
+    "a threshold that is no text": (WHOLE + "[thresholds]\nttft_p99 = 50\n", "thresholds: expected figures and their bounds"),
+    "a limit with a percentile": (WHOLE + '[load.slo]\nttft_p99 = "50ms"\n', "a limit of one conversation has none"),
+    "a limit from due in a closed loop": (WHOLE + '[load.slo]\nttft_due = "50ms"\n', 'needs load.loop = "open"'),
     "no TOML": ("name = ", "is not valid TOML: Invalid value (at end of document)"),
 }  # fmt: skip
 
@@ -301,3 +304,19 @@ class TestDocumentation:
     def test_every_scenario_of_the_catalogue_is_there(self) -> None:
         for scenario in catalogue():
             assert f"| `{scenario.name}` | {scenario.question} |" in self.text
+
+
+def test_objectives_may_stand_as_a_table_or_as_a_list(tmp_path: Path) -> None:
+    for text in (
+        '[load.slo]\nttft = "500ms"\nstop = "< 0.3s"\n[thresholds]\ntoken_p99 = "< 50ms"\nerrors = "0.1%"\n',
+        'slo = ["ttft=500ms", "stop<300ms"]\n[thresholds]\ntoken_p99 = "<50ms"\nerrors = "<= 0.001"\n',
+    ):
+        (tmp_path / "one.toml").write_text(WHOLE + text)
+        (run,) = read(tmp_path / "one.toml").runs
+        assert run.load.slo == ("ttft <= 500ms", "stop_latency < 300ms")
+        assert run.thresholds == ("token_latency_p99 < 50ms", "errors <= 0.1%")
+        assert "--slo=ttft <= 500ms,stop_latency < 300ms" in run.load.options()
+        assert run.as_dict()["thresholds"] == list(run.thresholds)
+        assert run.as_dict()["load"]["slo"] == list(run.load.slo)
+    changed = with_thresholds(run, ("errors <= 2%", "goodput >= 90%"))
+    assert changed.thresholds == ("token_latency_p99 < 50ms", "errors <= 2%", "goodput >= 90%")

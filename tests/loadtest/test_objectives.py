@@ -54,7 +54,7 @@ def test_an_objective_is_read_and_its_text_reads_back(text: str, expected: Objec
         ("errors_p99<5%", "expected errors without p99"),
         ("errors>5%", "expected an upper bound (<=), for errors is better when lower"),
         ("goodput<5%", "expected a lower bound (>=), for goodput is better when higher"),
-        ("overrun_p99<5ms", "a count without a unit"),
+        ("overrun_p99<5ms", "a plain number"),
         ("tokens_per_s>5ms", "a number a second"),
     ],
 )
@@ -90,4 +90,4 @@ def test_comparisons_at_the_bound() -> None:
 
 def test_every_scalar_can_be_asked_for() -> None:
     for name, (unit, better, _) in SCALARS.items():
-        assert parse(f"{name}={'5%' if unit == 'share' else '5/s'}").upper == (better == "lower")
+        assert parse(f"{name}={ {'share': '5%', '1': '0.5', '1/s': '5/s'}[unit] }").upper == (better == "lower")

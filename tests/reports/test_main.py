@@ -119,3 +119,39 @@ def test_reports_never_import_locust_and_draw_only_when_asked(module: str) -> No
     code = f"import sys, {module}; print(sorted({{'locust', 'gevent', 'server', 'matplotlib'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_missed_threshold_ends_with_ten_and_validity_comes_first(
+    models: Callable[[str], SyntheticRun], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(models("plain").write(tmp_path / "run"))
+    assert main(["show", path, "--threshold", "token_p99 < 50ms", "--threshold", "errors < 5%"]) == 0
+    assert "2 thresholds met" in capsys.readouterr().out
+    assert main(["show", path, "--threshold", "token_p99 < 5ms, errors < 5%"]) == 10
+    assert "1 missed of 2 thresholds" in capsys.readouterr().out
+    # A figure that is not known makes it a run that cannot be judged; so does a broken run, whatever its figures say.
+    assert main(["show", path, "--threshold", "token_p99 < 5ms", "--threshold", "ttft_p99.9 < 5s"]) == 12
+    assert main(["build", path, "--no-charts", "--threshold", "token_p99 < 5ms"]) == 10
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["thresholds"]["state"] == "missed"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "1 missed of 1 threshold" in page
+    assert "token_latency_p99 &lt; 5ms" in page
+    model = models("plain")
+    model.metadata["status"] = "degraded"
+    broken = str(model.write(tmp_path / "broken"))
+    assert main(["show", broken, "--threshold", "token_p99 < 5ms"]) == 12
+    capsys.readouterr()
+    assert main(["show", path, "--threshold", "token_p98 < 5ms"]) == 2
+    assert capsys.readouterr().err.startswith("reports: expected one of p50")
+    assert main(["show", path, "--slo", "itl=5ms"]) == 2
+    assert main(["show", path, "--slo", "ttft=1s", "--threshold", "goodput >= 99%"]) == 0
+
+
+def test_thresholds_of_the_scenario_stand_and_may_be_replaced(
+    models: Callable[[str], SyntheticRun], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = models("plain")
+    model.metadata["scenario"]["thresholds"] = ["token_latency_p99 < 5ms"]
+    path = str(model.write(tmp_path / "run"))
+    assert main(["show", path]) == 10
+    assert main(["show", path, "--threshold", "token_p99 < 5s"]) == 0

@@ -145,6 +145,14 @@ def run_out_of_ports(model: SyntheticRun) -> None:
     table["error"] = ["generator_limit", *[None] * 19]
 
 
+def bound_what_is_not_known(model: SyntheticRun) -> None:
+    model.metadata["scenario"]["thresholds"] = ["token_p99 < 1s", "ttft_p99.9 < 1s"]
+
+
+def bound_goodput_without_objectives(model: SyntheticRun) -> None:
+    model.metadata["scenario"]["thresholds"] = ["goodput >= 1%"]
+
+
 def empty(model: SyntheticRun) -> None:
     model.metadata["window"]["warm_up_end_at_ns"] = model.metadata["window"]["steady_end_at_ns"] - 1000
 
@@ -172,6 +180,8 @@ SABOTAGE: list[tuple[str, str, Callable[[SyntheticRun], None]]] = [
     ("accounting", "paced", count_outcomes_wrongly),
     ("accounting", "plain", forget_prompt),
     ("generator_limit", "plain", run_out_of_ports),
+    ("thresholds", "plain", bound_what_is_not_known),
+    ("thresholds", "open", bound_goodput_without_objectives),
 ]
 
 
