@@ -31,12 +31,13 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request as PlainRequest
 from websockets.http11 import Response as PlainResponse
 
+from .alone import announce, listen
 from .front import Refusal, check_handshake
 from .log import LibraryLog
 from .options import Launch, OptionError, parse_options
 from .parameters import ParameterError, Plan
 from .polling import PolledAnswer, Polls
-from .processes import StartError, bind, calm_collector, descriptors_allow, new_loop, write_ready_file
+from .processes import StartError, calm_collector, new_loop
 from .protocol import END, PATH
 from .stack import QueuedWire, Stack, as_prompt, choose_plan
 
@@ -329,27 +330,13 @@ def configure(stack: Stack) -> uvicorn.Config:
 
 def serve(launch: Launch) -> None:
     """Serve until told to leave; raises `StartError`."""
-    if launch.processes != 1:
-        raise StartError("this server runs in one process; put several behind a proxy, or use python -m server --processes")
-    descriptors_allow()
-    (sockets,) = bind(launch.host, launch.port, 1)
-    host, port = sockets[0].getsockname()[:2]
-    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    secure = "s" if launch.settings.tls is not None else ""
-    line = f"listening on ws{secure}://{authority}{PATH} (page: http{secure}://{authority}/)"
-
-    def ready() -> None:
-        if launch.ready_file is not None:
-            write_ready_file(launch.ready_file, line)
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-
+    sockets, line = listen(launch)
     stack = Stack(launch.settings)
     loop = new_loop(uvloop=launch.uvloop)
     calm_collector()
     try:
         asyncio.set_event_loop(loop)
-        loop.run_until_complete(_Server(configure(stack), stack, ready).serve(sockets))
+        loop.run_until_complete(_Server(configure(stack), stack, lambda: announce(launch, line)).serve(sockets))
     finally:
         loop.close()
 

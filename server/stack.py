@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from . import counters
-from .answers import Answers, AnswerSettings, Clock
-from .connections import Connections, address_of
+from .answers import Answers, AnswerSettings, Clock, Wire
+from .connections import Connections, Member, address_of
 from .counters import Block, LoopLag
 from .front import Front, Refusal
 from .history import History
@@ -84,13 +84,16 @@ class Stack:
 
     def converse(self, wire: QueuedWire, plan: Plan) -> Answers:
         """Return the answers of a new connection, and count it in."""
+        wire.answers = self.begin(wire, wire, plan)
+        return wire.answers
+
+    def begin(self, wire: Wire, member: Member, plan: Plan) -> Answers:
+        """The same for who is no `QueuedWire`."""
         self._numbers += 1
         name = plan.connection or str(self._numbers)
         clock: Clock = asyncio.get_running_loop()
-        answers = Answers(wire, clock, plan, self.answer_settings, self.row, self._numbers, name)
-        wire.answers = answers
-        self.connections.enter(wire)
-        return answers
+        self.connections.enter(member)
+        return Answers(wire, clock, plan, self.answer_settings, self.row, self._numbers, name)
 
     def forget(self, wire: QueuedWire, code: int) -> None:
         """End what runs on a connection that is gone, and count it out; idempotent."""

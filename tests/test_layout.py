@@ -54,6 +54,8 @@ ALSO_ALLOWED = {
     "server/__main__.py": {"uvloop"},
     "server/fastapi_app.py": {"fastapi", "uvicorn"},
     "server/upstream.py": {"aiohttp"},
+    "server/aiohttp_app.py": {"aiohttp"},
+    "server/picows_app.py": {"picows"},
     "loadtest/run_directory.py": {"pyarrow"},
     "loadtest/salvage.py": {"pyarrow"},
     "loadtest/environment.py": {"psutil"},
