@@ -1,4 +1,4 @@
-"""`python -m server.aiohttp_app`: the same conversation on aiohttp, to compare servers with. Takes the options of `server`; needs aiohttp."""
+"""`python -m server.aiohttp_app`: the same conversation on aiohttp, to compare servers with. Options as `server`; needs aiohttp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m server.picows_app`: the same conversation on picows, to compare servers with. Takes the options of `server`; needs picows.
+"""`python -m server.picows_app`: the same conversation on picows, to compare servers with. Options as `server`; needs picows.
 
 picows hands over frames as they are, so a message in several of them is refused here; it knows no compression.
 """
