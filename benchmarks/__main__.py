@@ -24,6 +24,7 @@ OWN_OPTIONS: Final = {
     "omission": "benchmarks.omission",
     "account": "benchmarks.accounting",
     "sabotage": "benchmarks.sabotage",
+    "faults": "benchmarks.reliability",
     "check": "benchmarks.check",
     "prove": "benchmarks.prove",
     "history": "benchmarks.history",

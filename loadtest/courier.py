@@ -18,8 +18,6 @@ from .shipping import Shipment
 logger = logging.getLogger("streamgauge")
 
 CHUNK, ACKNOWLEDGEMENT = "streamgauge_chunk", "streamgauge_ack"
-PATIENCE_S = 30.0
-"""A master that acknowledges nothing for so long does not get the rest; the record stays where it is."""
 _LOOK_S = 0.5
 
 
@@ -47,16 +45,17 @@ class Courier:
             self._moved_at_s = time.monotonic()
             self._wake.set()
 
-    def deliver(self, information: Mapping[str, Any], gone: Callable[[], bool]) -> bool:
+    def deliver(self, information: Mapping[str, Any], patience_s: Callable[[], float]) -> bool:
         """Ship the rest of a record that has ended; blocks until all is acknowledged, or nobody takes it. Whether the master has it all.
 
-        What it has is removed here; what it has not stays, for ``python -m reports recover``.
+        ``patience_s``: how long nothing may be acknowledged. What the master has is removed here; what it has not stays, for
+        ``python -m reports recover``.
         """
         self.shipment.complete(information)
         self._moved_at_s = time.monotonic()
         self._wake.set()
         while not self.shipment.done and self.shipment.refused is None:
-            if gone() or time.monotonic() - self._moved_at_s > PATIENCE_S:
+            if time.monotonic() - self._moved_at_s > patience_s():
                 break
             gevent.sleep(0.02)
         self._greenlet.kill()

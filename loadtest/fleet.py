@@ -24,6 +24,9 @@ from .shipping import Refused
 logger = logging.getLogger("streamgauge")
 
 STOP, ARRIVALS, DEAL, DEALT_LATE = "streamgauge_stop", "streamgauge_arrivals", "streamgauge_deal", "streamgauge_dealt_late"
+EXIT_USAGE = 2
+CHILDREN_S = 60.0
+"""A master's own processes are forked; those that are not there by then have died."""
 PATIENCE_S = 30.0
 """The end of a run waits so long for a record of which nothing more comes, beyond the time that users may take to stop."""
 GONE_S = SILENCE_S + ORPHAN_DRAIN_S + 1.0
@@ -64,6 +67,21 @@ class Fleet:
         names = sorted((self.name(node.id) for node in self._runner.clients.ready), key=lambda name: int(name[1:]))
         self._expected, self._joined, self._early, self._dealing = set(names), {}, set(), None
         return names
+
+    def require(self, workers: int, within_s: float) -> None:
+        """Unless so many workers come in time, say so and have the process end with exit code 2; Locust itself would end with 1."""
+        deadline = time.monotonic() + within_s
+        while len(self._runner.clients.ready) < workers and self._runner.state == "ready":
+            if time.monotonic() > deadline:
+                came = len(self._runner.clients.ready)
+                logger.error(
+                    "expected %d workers within %g s, and %d came; start them with --worker --master-host and this master's address, or "
+                    "ask for fewer with --expect-workers", workers, within_s, came,
+                )  # fmt: skip
+                self._runner.quit()
+                gevent.get_hub().handle_system_error(SystemExit, SystemExit(EXIT_USAGE))
+                return
+            gevent.sleep(0.1)
 
     # The schedule of arrivals.
 

@@ -15,7 +15,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from .bookkeeping import Bookkeeping
 from .clock_offset import Offset
-from .fleet import ARRIVALS, DEAL, DEALT_LATE, STOP, Fleet
+from .fleet import ARRIVALS, CHILDREN_S, DEAL, DEALT_LATE, STOP, Fleet
 from .gate import Gate, warn_if_exposed
 from .interrupts import interrupt_between_switches, interrupt_main
 from .live import LiveView
@@ -97,7 +97,11 @@ class Lifecycle:
         key, options.channel_key = options.channel_key, ""  # a master's options go to its workers, over the channel
         warn_if_exposed(self._runner.master_bind_host, self._runner.server.port, key)
         gate = Gate(self._runner, key, family_only=bool(options.processes))
-        return Fleet(self.environment, self.books, gate, self._on_unwritable)
+        fleet = Fleet(self.environment, self.books, gate, self._on_unwritable)
+        within_s, options.expect_workers_max_wait = options.expect_workers_max_wait or (CHILDREN_S if options.processes else 0), 0
+        if self._headless and within_s:
+            gevent.spawn(fleet.require, options.expect_workers, float(within_s))
+        return fleet
 
     @property
     def is_ending(self) -> bool:

@@ -21,6 +21,9 @@ from .salvage import FOLDER
 logger = logging.getLogger("streamgauge")
 
 EXIT_USAGE, EXIT_DEGRADED = 2, 12
+PATIENCE_S, SILENT_PATIENCE_S = 30.0, 12.0
+"""A master that acknowledges nothing for so long does not get the rest, which stays where it is; one that is not heard at all is waited
+for shorter: it would be back from a short partition by then."""
 
 
 class Worker:
@@ -81,11 +84,16 @@ class Worker:
         if courier is None:
             return
         now = self.describe(courier.record)["master_clock"]
-        delivered = courier.deliver({**information, "master_clock_at_end": now}, lambda: self.membership.parent_died)
+        delivered = courier.deliver({**information, "master_clock_at_end": now}, self._patience_s)
         self._courier = None
         # One that was cut off has ended this run for itself, and could not take part in it again under the same name.
         if self._orphan or (not delivered and self.membership.silent):
             self._leave(EXIT_DEGRADED)
+
+    def _patience_s(self) -> float:
+        if self.membership.parent_died:
+            return 0.0
+        return SILENT_PATIENCE_S if self.membership.silent else PATIENCE_S
 
     def _on_answer(self, environment: Any, msg: Message, **_: Any) -> None:
         if self._courier is not None:
