@@ -1,7 +1,7 @@
 """One probe of a capacity search: which load it makes, how long, and what its summary answers. Pure.
 
 A probe is as long as the percentiles of its objectives need (docs/metrics.md: 662 independent samples for a p99), by what the probes before
-it saw of how many samples a second a level gives; a repeat is twice as long as the attempt before it.
+it saw of how many samples a second a level gives; a repeat is longer.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ Summary = Mapping[str, Any]
 
 RATE_STEP: Final = 0.1
 """Levels of an arrival rate are tenths of a conversation a second."""
-MARGIN: Final = 1.3
-"""More samples than needed, for some are lost to taint and warm-up."""
+MARGIN: Final = 2.0
+"""Times the samples that a percentile needs: with just those its interval is often open above, and says nothing."""
+MOST_DOUBLINGS: Final = 2
 TOKENS_WORTH: Final = 0.25
 """Before anything is known, four tokens count as one independent sample."""
 POOL: Final = 3.0
@@ -144,9 +145,9 @@ def lowest_level(question: Question, known: Experience) -> int:
 
 
 def measured_s(question: Question, level: int, attempt: int, known: Experience) -> int:
-    """Whole seconds that a probe measures: as needed, within bounds, twice as long with each attempt."""
+    """Whole seconds that a probe measures: as needed, within bounds; a second attempt twice, further ones four times as long."""
     needed = min(question.longest_s, max(question.shortest_s, seconds_needed(question, question.value(level), known)))
-    return math.ceil(needed) << attempt
+    return math.ceil(needed) << min(attempt, MOST_DOUBLINGS)
 
 
 def load_of(question: Question, level: int, attempt: int, known: Experience) -> Load:

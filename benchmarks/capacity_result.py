@@ -115,8 +115,8 @@ class Result:
         out = [first, f"Objectives: {objectives}."]
         if self.failure:
             out.append(f"It ended because a probe failed: {self.failure.splitlines()[0]}")
-        above = next((made.reason for made in reversed(self.made) if end.high is not None and made.step.level == end.high), None)
-        if above:
+        reasons = {made.answer: made.reason for made in self.made if end.high is not None and made.step.level == end.high}
+        if above := reasons.get(Answer.MISSED) or next(iter(reasons.values()), None):
             out.append(f"At {high}: {above}")
         if odd := contradictions([Probe(made.step.level, made.answer) for made in self.made], self.limits):
             levels = ", ".join(text(level) for level in odd)

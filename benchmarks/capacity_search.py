@@ -69,7 +69,7 @@ class Limits:
     lowest: int = 1
     highest: int = 1 << 40
     within: float = 0.05
-    attempts: int = 3
+    attempts: int = 5
     probes: int = 40
 
     def __post_init__(self) -> None:
@@ -163,9 +163,12 @@ def _ask(level: int, probes: Sequence[Probe], why: str) -> Ask:
 
 
 def _confirm(level: int, probes: Sequence[Probe], limits: Limits) -> Ask | None:
-    """Another probe of an end of the bracket that rests on too few."""
-    made = sum(probe.level == level for probe in probes)
-    return _ask(level, probes, "confirming") if made < min(BOTH_ENDS, limits.attempts) else None
+    """Another probe of an end of the bracket that rests on too few answers; one that says neither confirms nothing."""
+    answers = [probe.answer for probe in probes if probe.level == level]
+    valid = [answer for answer in answers if answer is not Answer.INVALID]
+    confident = sum(answer is not Answer.UNCERTAIN for answer in valid)
+    enough = confident >= BOTH_ENDS or len(valid) >= limits.attempts or len(answers) >= 2 * limits.attempts
+    return None if enough or (not valid and len(answers) >= BOTH_ENDS) else _ask(level, probes, "confirming")
 
 
 def contradictions(probes: Sequence[Probe], limits: Limits) -> list[int]:
@@ -176,7 +179,7 @@ def contradictions(probes: Sequence[Probe], limits: Limits) -> list[int]:
 
 
 def probes_left(probes: Sequence[Probe], limits: Limits) -> int:
-    """A guess at how many probes are still to come: for a display, not for a decision."""
+    """A guess at how many probes are still to come in a search that goes on (at least one): for a display, not for a decision."""
     low, high = bracket(probes, limits)
     within = max(math.log2(1 / limits.within), 1)
     if high is None:
@@ -186,4 +189,4 @@ def probes_left(probes: Sequence[Probe], limits: Limits) -> int:
         return math.ceil(1 + within + BOTH_ENDS)
     steps = max(0, math.ceil(math.log2(max(1.0, (high - low) / max(1, math.floor(limits.within * low))))))
     confirmed = sum(min(BOTH_ENDS, sum(probe.level == level for probe in probes)) for level in (low, high)) if steps == 0 else 2
-    return steps + 2 * BOTH_ENDS - confirmed
+    return max(1, steps + 2 * BOTH_ENDS - confirmed)

@@ -55,9 +55,9 @@ class TestLength:
         asked = question("ttft_p99=500ms")
         known = first_guess(LOAD)
         assert known.conversation_s == pytest.approx(0.8)
-        # 662 conversations of 0.8 s by 20 users, and a third more.
-        assert seconds_needed(asked, 20, known) == pytest.approx(1.3 * 662 * 0.8 / 20)
-        assert measured_s(asked, 20, 0, known) == 35
+        # Twice 662 conversations of 0.8 s by 20 users.
+        assert seconds_needed(asked, 20, known) == pytest.approx(2 * 662 * 0.8 / 20)
+        assert measured_s(asked, 20, 0, known) == 53
         assert measured_s(asked, 1000, 0, known) == 10
         assert measured_s(asked, 1, 0, known) == 60
 
@@ -69,7 +69,7 @@ class TestLength:
 
     def test_a_repeat_is_twice_as_long(self) -> None:
         asked, known = question("ttft_p99=500ms"), first_guess(LOAD)
-        assert [measured_s(asked, 20, attempt, known) for attempt in range(3)] == [35, 70, 140]
+        assert [measured_s(asked, 20, attempt, known) for attempt in range(4)] == [53, 106, 212, 212]
 
     def test_stops_come_by_their_share(self) -> None:
         load = with_stops(LOAD, parse_all(["stop_p99=300ms"]))
@@ -87,7 +87,7 @@ class TestLength:
         after = before.after(seen, 20)
         assert after.samples["token_latency"] == pytest.approx(100 / 10 / 20)
         assert after.conversation_s == pytest.approx(0.8)
-        assert seconds_needed(asked, 20, after) == pytest.approx(1.3 * 662 / 10)
+        assert seconds_needed(asked, 20, after) == pytest.approx(2 * 662 / 10)
         assert seconds_needed(asked, 20, before) < seconds_needed(asked, 20, after)
 
     def test_an_interval_needs_batches_of_whole_conversations(self) -> None:
@@ -109,7 +109,7 @@ class TestLoad:
     def test_users_are_the_level(self) -> None:
         load = load_of(question("ttft_p99=500ms"), 50, 0, first_guess(LOAD))
         assert (load.users, load.loop, load.rate_per_s) == (50, "closed", None)
-        assert load.seconds - load.warm_up_s >= 1.3 * 662 * 0.8 / 50
+        assert load.seconds - load.warm_up_s >= 2 * 662 * 0.8 / 50
 
     def test_a_rate_has_a_pool_for_answers_three_times_as_long(self) -> None:
         load = load_of(question("ttft_due_p99=500ms", by_rate=True), 500, 0, Experience(2.0))
