@@ -22,8 +22,8 @@ from rich.console import Console
 from loadtest.objectives import Objective, ObjectiveError, parse_all
 
 from . import limits, options
-from .capacity_probe import RATE_STEP, Experience, Question, find, first_guess, load_of, lowest_level, pool_of, with_stops
-from .capacity_result import Made, Result, measure_goodput, print_result, print_step, write_result
+from .capacity_probe import RATE_STEP, Experience, Question, find, first_guess, load_of, lowest_level, pool_of, with_objectives
+from .capacity_result import Made, Result, print_result, print_step, write_result
 from .capacity_search import Answer, Ask, End, Kind, Limits, Probe, bracket, decide, probes_left
 from .capacity_watch import Watch
 from .keys import ScenarioError
@@ -138,7 +138,7 @@ def prepare(given: argparse.Namespace, extra: tuple[str, ...] = ()) -> Search:
     run = scenario.runs[0]
     pairs = tuple(_pair(text) for text in given.server_option)
     run = dataclasses.replace(run, target=dataclasses.replace(run.target, options=(*run.target.options, *pairs)))
-    question = Question(objectives, with_stops(run.load, objectives), given.rate, given.shortest, max(given.shortest, given.longest))
+    question = Question(objectives, with_objectives(run.load, objectives), given.rate, given.shortest, max(given.shortest, given.longest))
     plan = Plan(given.name, (run,), given.out, given.host, options.access(given), given.seed, extra=extra)
     known = first_guess(question.load)
     lowest = lowest_level(question, known)
@@ -246,10 +246,9 @@ class Search:
             raise BenchError(f"probe {number} ({self.question.text(step.level)}): {message}", outcome.exit_code or 1)
         found = find(self.question, outcome.summary, conductor.aborted)
         self.known = self.known.after(outcome.summary, self.question.value(step.level))
-        goodput = measure_goodput(outcome.directory, outcome.summary, self.question.objectives)
         made = Made(
-            number, step, found.answer, found.reason, run.name, run.load.seconds, conductor.aborted, found.judgements, goodput,
-            outcome.summary, load_before,
+            number, step, found.answer, found.reason, run.name, run.load.seconds, conductor.aborted, found.judgements, outcome.summary,
+            load_before,
         )  # fmt: skip
         return outcome, made
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from loadtest.metrics import BY_NAME, MINIMUM_CONVERSATIONS, MINIMUM_SAMPLES
-from loadtest.objectives import PERCENTILES, SCALARS, Objective
+from loadtest.objectives import LIMITS, PERCENTILES, SCALARS, Objective
 from reports.sample import MINIMUM_BATCHES
 from reports.slo import Judgement, judge_all
 
@@ -96,8 +96,9 @@ def first_guess(load: Load) -> Experience:
     return Experience(max(0.01, ttft_s + (load.tokens - 1) * gap_s if said else 1.0))
 
 
-def with_stops(load: Load, objectives: Sequence[Objective]) -> Load:
-    """The load with some stops, where an objective is about them and it has none."""
+def with_objectives(load: Load, objectives: Sequence[Objective]) -> Load:
+    """The load with some stops, where an objective is about them and it has none, and with limits for goodput where it states none."""
+    load = load if load.slo else dataclasses.replace(load, slo=tuple(map(str, limits_of(objectives))))
     asks = any(one.metric in ("stop_latency", "overrun_tokens") for one in objectives)
     return dataclasses.replace(load, stop=Stop(STOP_SHARE, after_tokens=(2, 10))) if asks and load.stop is None else load
 
@@ -218,17 +219,16 @@ def _unsettled(judgement: Judgement) -> str:
     return f"{judgement.sentence[:-1]}, but its 95 % interval {why}."
 
 
-def limits_of(objectives: Sequence[Objective]) -> tuple[tuple[str, float], ...]:
-    """What one conversation may take to count for goodput: columns of its row and their largest values (ns, counts).
+def limits_of(objectives: Sequence[Objective]) -> tuple[Objective, ...]:
+    """What one conversation has to keep to count for goodput, where the load does not say it.
 
     A bound on a percentile of conversations bounds each of them; one on tokens bounds a conversation's time per token.
     """
-    limits: dict[str, float] = {}
+    limits: dict[str, Objective] = {}
     for one in objectives:
-        if not one.upper or one.metric in SCALARS:
+        if not one.upper or one.metric in SCALARS or one.metric == "receive_lag":
             continue
-        population = BY_NAME[one.metric].population
-        column = "overrun_tokens" if one.metric == "overrun_tokens" else f"{one.metric}_ns" if population == "conversation" else "tpot_ns"
-        if population in ("conversation", "token") and one.metric != "receive_lag":
-            limits[column] = min(limits.get(column, math.inf), one.bound)
-    return tuple(limits.items())
+        metric = one.metric if one.metric in LIMITS else "tpot" if BY_NAME[one.metric].population == "token" else None
+        if metric is not None and (metric not in limits or one.bound < limits[metric].bound):
+            limits[metric] = Objective(metric, "", one.comparison, one.bound, one.unit)
+    return tuple(limits.values())

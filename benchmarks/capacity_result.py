@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from loadtest.environment import describe_machine, describe_revision, describe_versions
-from loadtest.objectives import Objective
-from loadtest.run_directory import RunDirectory, RunDirectoryError, write_text
+from loadtest.run_directory import write_text
 from reports.slo import Judgement, shown
 from reports.units import ABSENT, significant
 
-from .capacity_probe import Question, limits_of
+from .capacity_probe import Question
 from .capacity_search import Answer, Ask, End, Kind, Limits, Probe, contradictions
 from .scenario import Run
 
@@ -46,9 +42,15 @@ class Made:
     load_s: float
     aborted: str | None = None
     judgements: tuple[Judgement, ...] = ()
-    goodput_per_s: float | None = None
     summary: dict[str, Any] | None = None
     load_average: float | None = None
+
+    @property
+    def goodput_per_s(self) -> float | None:
+        """Conversations a second that ended well and kept every limit; None where it was not measured."""
+        rate = ((self.summary or {}).get("goodput") or {}).get("rate") or {}
+        value = rate.get("value")
+        return None if value is None else float(value)
 
     def as_dict(self, question: Question) -> dict[str, Any]:
         """For ``capacity.json``; times in seconds, rates a second."""
@@ -132,7 +134,7 @@ class Result:
             "fails_at": None if end is None or end.high is None else value(end.high),
             "within": self.limits.within, "sentences": self.sentences(), "confidence": CONFIDENCE, "exit_code": self.code,
             "objectives": [str(one) for one in self.question.objectives],
-            "goodput_limits": dict(limits_of(self.question.objectives)),
+            "goodput_limits": list(self.question.load.slo),
             "target": self.host or "the reference server", "scenario": self.scenario.as_dict(),
             "started_utc": self.started.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             "took_s": round(self.seconds, 1),
@@ -143,36 +145,6 @@ class Result:
     def text(self) -> str:
         """``capacity.json`` as text."""
         return json.dumps(self.as_dict(), ensure_ascii=False, indent=2, allow_nan=False)
-
-
-def measure_goodput(directory: Path, summary: dict[str, Any], objectives: Sequence[Objective]) -> float | None:
-    """Conversations a second that ended well and kept every bound themselves; tainted ones count as the others do.
-
-    None where nothing was measured.
-    """
-    window = summary["window"]
-    columns = ["due_at_ns", "sent_at_ns", "outcome", "tainted"]
-    limits = limits_of(objectives)
-    try:
-        table = RunDirectory.open(directory).table("conversations", [*columns, *(name for name, _ in limits)])
-    except (RunDirectoryError, KeyError):
-        return None
-    rows = table.to_pandas()
-    start = rows["due_at_ns"].fillna(rows["sent_at_ns"]) / 1e9
-    rows = rows[(start >= window["warm_up_end_s"]) & (start < window["steady_end_s"])]
-    clean = rows[~rows["tainted"].astype(bool)]
-    if not len(clean) or not window["steady_s"]:
-        return None
-    return float(keeps(clean, limits).mean() * len(rows) / window["steady_s"])
-
-
-def keeps(rows: pd.DataFrame, limits: Sequence[tuple[str, float]]) -> pd.Series[bool]:
-    """Which conversations ended well within every limit; one without the value keeps it, but for a first token that never came."""
-    good = rows["outcome"].isin(["completed", "stopped"])
-    for name, bound in limits:
-        values = rows[name].to_numpy(dtype=np.float64)
-        good &= (values <= bound) | (np.isnan(values) & (not name.startswith("ttft")))
-    return good
 
 
 def print_step(made: Made, question: Question, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from benchmarks.capacity_probe import (
     lowest_level,
     measured_s,
     seconds_needed,
-    with_stops,
+    with_objectives,
 )
 from benchmarks.capacity_search import Answer
 from benchmarks.workload import Load, Stop
@@ -72,12 +73,12 @@ class TestLength:
         assert [measured_s(asked, 20, attempt, known) for attempt in range(4)] == [53, 106, 212, 212]
 
     def test_stops_come_by_their_share(self) -> None:
-        load = with_stops(LOAD, parse_all(["stop_p99=300ms"]))
+        load = with_objectives(LOAD, parse_all(["stop_p99=300ms"]))
         assert load.stop == Stop(0.2, after_tokens=(2, 10))
         stops, first = (seconds_needed(question(one, load=load), 100, first_guess(LOAD)) for one in ("stop_p99=300ms", "ttft_p99=500ms"))
         assert stops / first > 2
-        assert with_stops(load, parse_all(["stop_p99=300ms"])) is load
-        assert with_stops(LOAD, parse_all(["ttft_p99=300ms"])) is LOAD
+        assert with_objectives(load, parse_all(["stop_p99=300ms"])) is load
+        assert with_objectives(LOAD, parse_all(["ttft_p99=300ms"])).stop is None
 
     def test_experience_replaces_the_guess(self) -> None:
         asked = question("token_p99=100ms")
@@ -177,5 +178,13 @@ class TestAnswer:
 
 
 def test_goodput_bounds_each_conversation() -> None:
-    limits = dict(limits_of(parse_all(["ttft_p99=500ms", "ttft_p50=100ms", "token_p99=100ms", "stop_p99=300ms", "errors=1%"])))
-    assert limits == {"ttft_ns": 100 * MS, "tpot_ns": 100 * MS, "stop_latency_ns": 300 * MS}
+    asked = parse_all(
+        ["ttft_p99=500ms", "ttft_p50<100ms", "token_p99=100ms", "stop_p99=300ms", "errors=1%", "lag_p99=5ms", "connect_p99=1s"]
+    )
+    assert [str(one) for one in limits_of(asked)] == ["ttft < 100ms", "tpot <= 100ms", "stop_latency <= 300ms"]
+    load = with_objectives(LOAD, asked)
+    assert load.slo == ("ttft < 100ms", "tpot <= 100ms", "stop_latency <= 300ms")
+    assert "--slo=ttft < 100ms,tpot <= 100ms,stop_latency <= 300ms" in load.options()
+    # What the load states itself stands.
+    own = dataclasses.replace(LOAD, slo=("e2e <= 1s",))
+    assert with_objectives(own, asked).slo == own.slo
