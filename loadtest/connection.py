@@ -19,6 +19,7 @@ from .conversation import NEVER, Conversation
 from .ending import Closed, closed_by_network, connection_row
 from .opening import ConnectError, Opening, Target, Tls
 from .outbox import Outbox
+from .parting import part
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -346,7 +347,10 @@ class Connection:
             self._outbox.close()
             self._outbox = None
         if self._sock is not None:
-            self._sock.close()
+            if self.closed is not None and self.closed.clean and self.closed.code is not None:
+                part(self._sock)
+            else:
+                self._sock.close()
             self._sock = None
 
 

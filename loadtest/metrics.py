@@ -279,6 +279,13 @@ ERRORS = {
 }
 """Error kinds of failed conversations."""
 
+WITHHELD, SLOW_READER = "withheld", "slow_reader"
+BEHAVIOURS = {
+    WITHHELD: "its user stopped to acknowledge, on purpose",
+    SLOW_READER: "its user read so many bytes a second and no more, on purpose",
+}
+"""Conversations that are kept out of the figures because their users misbehaved as they were told: ``taint`` says which."""
+
 CONNECT_ERRORS = {
     "dns_error": "the host name did not resolve",
     "refused": "the TCP connection was refused",
@@ -322,6 +329,7 @@ def describe() -> str:
     for title, sentence, table in (
         ("Outcomes", "Every conversation has exactly one.", OUTCOMES),
         ("Errors of conversations", "The kind of a failed conversation.", ERRORS),
+        ("Conversations set apart on purpose", "`taint` of conversations by users that misbehave as they were told.", BEHAVIOURS),
         ("Errors of connects", "The kind of a connect that failed.", CONNECT_ERRORS),
     ):
         parts.append(f"## {title}\n\n{sentence}\n\n| name | meaning |\n|---|---|\n")

@@ -67,6 +67,7 @@ class Target:
     fresh_masks: bool = False
     source_addresses: tuple[str, ...] = ()
     trace: str | None = None
+    receive_buffer_bytes: int = 0
 
 
 class ConnectError(Exception):
@@ -194,6 +195,9 @@ class Opening:
         if KERNEL_STAMPS:
             # Before connecting: the kernel starts stamping lazily, and the handshake's answer must bear a stamp.
             sock.setsockopt(_socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        if self._target.receive_buffer_bytes:
+            # Before connecting: the window that the handshake offers follows from it.
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, self._target.receive_buffer_bytes)
         if self._target.source_addresses:
             source = self._target.source_addresses[self._number % len(self._target.source_addresses)]
             if sys.platform == "linux":

@@ -178,3 +178,16 @@ def _person(row: dict[str, str], names: Sequence[str], place: str) -> Person:
     if any(c in value for _, value in headers for c in "\r\n\0"):
         raise PopulationError(f"a header in {place} contains a line break or a zero byte, which HTTP cannot carry")
     return Person(url, tuple(headers))
+
+
+def role_of(user: int, shares: tuple[tuple[str, float], ...]) -> str:
+    """Which of the roles a user has, or none (""): the shares are spread evenly over the numbers of users instead of being drawn."""
+    place, left = user, 1.0
+    for role, share in shares:
+        part = share / left if left > 0 else 0.0
+        before = int(place * part + 1e-9)
+        if int((place + 1) * part + 1e-9) > before:
+            return role
+        place -= before
+        left -= share
+    return ""

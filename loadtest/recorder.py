@@ -14,6 +14,7 @@ import numpy.typing as npt
 from .conversation import NEVER, Conversation, Measured, finished_row, measure
 from .fairness import Shares
 from .histogram import MAX_VALUE, Histogram
+from .metrics import SLOW_READER, WITHHELD
 from .run_directory import COUNTERS, TABLES
 from .yardsticks import Yardsticks, keeps_limits
 
@@ -220,11 +221,16 @@ class Recorder:
         size = tokens.arrival.size
         if not size:
             return
-        lag = tokens.lag
+        # Stamp and read come from two clocks that agree to well under a microsecond; less than nothing is nothing.
+        lag = np.maximum(tokens.lag, 0)
+        if any(c.taint == SLOW_READER for c in everyone):
+            # Late because it was told to be: no lateness of ours.
+            slow = self._each(everyone, tokens, (c.taint == SLOW_READER for c in everyone)).astype(np.bool_)
+            lag = np.where(slow, NEVER, lag)
         self._lag_max = max(self._lag_max, int(lag.max()))
         self.counts["messages"] += size
         self.counts["coalesced"] += int(tokens.coalesced.sum())
-        self.counts["acks_sent"] += int(self._each(everyone, tokens, (c.window > 0 for c in everyone)).sum())
+        self.counts["acks_sent"] += int(self._each(everyone, tokens, (c.window > 0 and c.taint != WITHHELD for c in everyone)).sum())
         tainted = self._each(everyone, tokens, (c.taint is not None for c in everyone)).astype(np.bool_)
         # Tokens belong to the second of their arrival.
         seconds = np.maximum((tokens.arrival - self.origin) // SECOND_NS, 0)
@@ -236,8 +242,7 @@ class Recorder:
             for second, count in zip(seconds[several].tolist(), tokens.extra[several].tolist(), strict=True):
                 self._tokens[second] += count
         self._absorb_shares(tokens, seconds, tainted, everyone)
-        # Stamp and read come from two clocks that agree to well under a microsecond; less than nothing is nothing.
-        for metric, values in ((self._gap_metric, tokens.gap), ("token_latency", tokens.latency), ("receive_lag", np.maximum(lag, 0))):
+        for metric, values in ((self._gap_metric, tokens.gap), ("token_latency", tokens.latency), ("receive_lag", lag)):
             present = values != NEVER
             clean = present & ~tainted
             self._note(metric, values[clean])

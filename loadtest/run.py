@@ -11,9 +11,11 @@ from typing import Any
 from websockets.uri import WebSocketURI
 
 from .adapter import HTTP, make_adapter, transport_of
+from .behaviours import SlowEventStream, SlowStream, WithholdingStream
 from .connection import Connection
 from .engine import Engine
 from .event_stream import EventStream
+from .metrics import SLOW_READER, WITHHELD
 from .open_loop import OpenLoop
 from .opening import Target
 from .population import Person
@@ -54,9 +56,9 @@ class Run:
         self._draw.seed(f"{self.settings.seed}:{self.worker}:{user}:{turn}")
         return self._draw
 
-    def connection(self, target: Target, user: int, attempt: int) -> Connection:
-        """A connection, not open yet, of the kind that the adapter speaks through."""
-        return make_connection(self.settings, self.engine, target, user, attempt)
+    def connection(self, target: Target, user: int, attempt: int, role: str = "") -> Connection:
+        """A connection, not open yet, of the kind that the adapter speaks through and the user's role needs."""
+        return make_connection(self.settings, self.engine, target, user, attempt, role)
 
     def users(self) -> int:
         """How many users run in all processes, as far as this one knows."""
@@ -86,9 +88,15 @@ def make_target(settings: Settings, uri: WebSocketURI, headers: tuple[tuple[str,
     )  # fmt: skip
 
 
-def make_connection(settings: Settings, engine: Engine, target: Target, user: int = 0, attempt: int = 0) -> Connection:
+def make_connection(settings: Settings, engine: Engine, target: Target, user: int = 0, attempt: int = 0, role: str = "") -> Connection:
     """A connection with an adapter of its own; AdapterError when that cannot be made."""
-    return connection_for(make_adapter(settings.adapter_class, settings.adapter_options), engine, target, user, attempt)
+    adapter = make_adapter(settings.adapter_class, settings.adapter_options)
+    if role == SLOW_READER:
+        slow = SlowEventStream if settings.transport == HTTP else SlowStream
+        return slow(engine, target, adapter, user, attempt, settings.slow_bytes_per_s)
+    if role == WITHHELD and settings.transport != HTTP:
+        return WithholdingStream(engine, target, adapter, user, attempt, settings.withhold_after)
+    return connection_for(adapter, engine, target, user, attempt)
 
 
 def connection_for(adapter: Any, engine: Engine, target: Target, user: int = 0, attempt: int = 0) -> Connection:

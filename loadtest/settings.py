@@ -20,6 +20,7 @@ from .adapter_table import read_adapter_file
 from .arrivals import StopPlan
 from .bounds import Bounds, check_choice
 from .bounds import SettingsError as SettingsError  # noqa: PLC0414 - whoever reads settings may be told so
+from .metrics import SLOW_READER, WITHHELD
 from .options import SECRETS
 from .population import HEADER_NAME, MOST_PROMPT_BYTES, Person, PopulationError, Speech, read_people, read_prompts
 from .schedule import SchedulePlan
@@ -29,6 +30,9 @@ from .yardsticks import YardstickError, Yardsticks, read_yardsticks
 # All but the reference server's own, which say how many tokens and how long.
 _SECRET_NAME = re.compile(r"(?!(?:tokens|token_bytes|tokens_cv)$).*(?:token|key|secret|passw|pwd|auth|sig|jwt|credential)", re.IGNORECASE)
 _SCHEMES = {WEBSOCKET: "ws:// or wss://", HTTP: "http:// or https://"}
+
+
+IDLE = "idle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,10 @@ class Settings:
     stop: StopPlan
     expected_gap_s: float
     idle_share: float
+    withhold_share: float
+    withhold_after: int
+    slow_share: float
+    slow_bytes_per_s: float
     connect_rate_per_s: float
     reconnect_backoff_s: float
     speech: Speech
@@ -86,13 +94,23 @@ class Settings:
     metrics_port: int
     metrics_host: str
 
+    @property
+    def roles(self) -> tuple[tuple[str, float], ...]:
+        """Which shares of the users do not converse as the others do."""
+        return ((IDLE, self.idle_share), (WITHHELD, self.withhold_share), (SLOW_READER, self.slow_share))
+
 
 def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
     """Make ``Settings`` of Locust's parsed options and the host; SettingsError with one sentence for the first thing wrong."""
     low = Bounds(options)
     steps = _steps(options.steps)
     stop_share = low.share("stop_share")
+    shares = sum(map(low.share, ("idle_share", "withhold_share", "slow_share")))
+    if shares > 1 + 1e-9:
+        raise SettingsError(f"expected --idle-share, --withhold-share and --slow-share of at most 1 together, got {shares:g}")
     adapter = _adapter(options, low.whole("window", 0, 1024))
+    if options.withhold_share and (adapter.window == 0 or adapter.transport == HTTP):
+        raise SettingsError("expected a protocol with acknowledgements (--window of at least 1) with --withhold-share, got one without")
     url = target_url(host, options, adapter.transport)
     people: tuple[Person, ...] = _file(read_people, options.users_file)
     for person in people:
@@ -119,6 +137,10 @@ def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
         ),
         expected_gap_s=max(0.0, float(options.gap_ms)) / 1e3,
         idle_share=low.share("idle_share"),
+        withhold_share=low.share("withhold_share"),
+        withhold_after=low.whole("withhold_after", 0),
+        slow_share=low.share("slow_share"),
+        slow_bytes_per_s=low.number("slow_rate", above=0),
         connect_rate_per_s=low.number("connect_rate"),
         reconnect_backoff_s=low.number("reconnect_backoff"),
         speech=Speech(

@@ -15,7 +15,10 @@ from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_STOPPING, LOCUST
 from .arrivals import SECOND_NS
 from .connection import Connection
 from .conversation import NEVER, Conversation
+from .metrics import BEHAVIOURS, SLOW_READER, WITHHELD
 from .opening import ConnectError
+from .population import role_of
+from .settings import IDLE
 
 if TYPE_CHECKING:
     from .run import Run
@@ -28,8 +31,14 @@ _BACKOFF_LIMIT_S = 10.0
 class ConversationUser(User):
     """Connects, sends prompts, acknowledges tokens, sometimes stops; what it does is set by the options.
 
-    A locustfile of one's own may subclass it: ``converse_once`` holds one conversation and returns it with its outcome.
+    A locustfile of one's own may subclass it: ``converse_once`` holds one conversation and returns it with its outcome. What a subclass
+    sets in ``loop`` (closed or open), ``role`` (idle, withheld, slow_reader, or "" for none) and ``conversations_per_connection`` goes
+    before the options.
     """
+
+    loop: str | None = None
+    role: str | None = None
+    conversations_per_connection: int | None = None
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
@@ -37,15 +46,17 @@ class ConversationUser(User):
         run = self.run_in_progress
         self.number = run.number_user()
         self.conversations = 0
-        # Spread evenly over the users instead of drawn, so that the share is what was asked for whatever their number.
-        share = run.settings.idle_share
-        self.holds = int((self.number + 1) * share) > int(self.number * share)
+        settings = run.settings
+        # What a class has not set is looked up once.
+        self.plays = role_of(self.number, settings.roles) if self.role is None else self.role
+        self.holds = self.plays == IDLE
+        self.is_open = settings.open_loop if self.loop is None else self.loop == "open"
         self.stream: Connection | None = None
         self.failures = 0
 
     def wait_time(self) -> float:
         """The think time of the closed loop."""
-        return 0.0 if self.run_in_progress.settings.open_loop or self.holds else self.run_in_progress.settings.think_time_s
+        return 0.0 if self.is_open or self.holds else self.run_in_progress.settings.think_time_s
 
     def run(self) -> None:  # type: ignore[misc]  # Locust marks it final, and overrides it itself where it has another loop
         """Locust's own loop, without its choice among tasks where ours is the only one.
@@ -98,7 +109,7 @@ class ConversationUser(User):
             # Locust ends who waits a moment after it asked: one that woke just then must not begin what would be cut at once.
             raise StopUser
         due, arrival = NEVER, None
-        if run.open_loop is not None:
+        if run.open_loop is not None and self.is_open:
             self._enter_wait()
             taken = run.open_loop.take()
             try:
@@ -115,11 +126,13 @@ class ConversationUser(User):
         draw = run.draw_for(self.number, self.conversations)
         self.conversations += 1
         conversation = Conversation(stream.number, run.engine.recorder.number_conversation(), run.users(), stream.window, due)
+        # Set apart from the beginning: what comes of it is recorded, and is no figure of the target's.
+        conversation.taint = self.plays if self.plays in BEHAVIOURS else None
         if prompt is None:
             said = (None, None) if arrival is None else (arrival.prompt_tokens, arrival.answer_tokens)
             prompt = settings.speech.say(draw, *said)
         stream.converse(conversation, prompt, settings.stop.draw(draw), settings.expected_gap_s)
-        most = settings.conversations_per_connection
+        most = settings.conversations_per_connection if self.conversations_per_connection is None else self.conversations_per_connection
         if stream.closed is None and most and stream.conversations >= most:
             self.stream = None
             stream.close()
@@ -137,7 +150,7 @@ class ConversationUser(User):
             self.pause(wait / SECOND_NS)
         if self.failures or self.stream is not None:
             run.engine.recorder.counts["reconnects"] += 1
-        stream = run.connection(run.target_of(person), self.number, self.failures)
+        stream = run.connection(run.target_of(person), self.number, self.failures, self.plays)
         self.stream = None
         try:
             stream.open()
@@ -175,3 +188,43 @@ class ConversationUser(User):
         """Close in good order."""
         if self.stream is not None:
             self.stream.close()
+
+
+class ClosedLoopUser(ConversationUser):
+    """Sends the next prompt when the last answer has ended, whatever --loop says."""
+
+    loop = "closed"
+
+
+class OpenLoopUser(ConversationUser):
+    """Waits for the schedule's next arrival, whatever --loop says."""
+
+    loop = "open"
+
+
+class WithheldAckUser(ConversationUser):
+    """Stops to acknowledge after --withhold-after tokens of every answer."""
+
+    role = WITHHELD
+
+
+class SlowReaderUser(ConversationUser):
+    """Reads --slow-rate bytes a second and no more."""
+
+    role = SLOW_READER
+
+
+class ChurnUser(ConversationUser):
+    """Connects, holds one conversation, disconnects, and begins again."""
+
+    conversations_per_connection = 1
+
+
+class IdleUser(ConversationUser):
+    """Holds a connection and says nothing."""
+
+    role = IDLE
+
+
+USERS = (ConversationUser, ClosedLoopUser, OpenLoopUser, WithheldAckUser, SlowReaderUser, ChurnUser, IdleUser)
+"""What the web page's class picker offers."""

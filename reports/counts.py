@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from loadtest.metrics import CONNECT_ERRORS, ERRORS, OUTCOMES
+from loadtest.metrics import BEHAVIOURS, CONNECT_ERRORS, ERRORS, OUTCOMES
 
 from .load import Run, error_examples
 
@@ -32,12 +32,35 @@ def count_conversations(run: Run, inside: npt.NDArray[np.bool_]) -> dict[str, in
     rows = run.conversations
     by_outcome = rows["outcome"].value_counts()
     started = _total(run, "conversations_started")
+    # Those set apart on purpose are counted by themselves: ``count_behaviours``.
+    tainted, apart = rows["tainted"].to_numpy(dtype=bool), run.set_apart()
+    inside, tainted = inside & ~apart, tainted & ~apart
     return {
         "started": started,
         **{outcome: int(by_outcome.get(outcome, 0)) for outcome in OUTCOMES},
-        "unknown": max(0, started - len(rows)), "rows": len(rows), "tainted": int(rows["tainted"].sum()),
-        "in_window": int(inside.sum()), "in_window_tainted": int((rows["tainted"].to_numpy(dtype=bool) & inside).sum()),
+        "unknown": max(0, started - len(rows)), "rows": len(rows), "tainted": int(tainted.sum()),
+        "in_window": int(inside.sum()), "in_window_tainted": int((tainted & inside).sum()), "set_apart": int(apart.sum()),
     }  # fmt: skip
+
+
+def count_behaviours(run: Run) -> dict[str, dict[str, Any]]:
+    """Conversations of users that misbehave on purpose, by what they do: outcomes, errors, and how they ended.
+
+    ``silence_ns``: p50 from the last token to the end message. Where acknowledgements are withheld this is the time that the server waits
+    for one.
+    """
+    out = {}
+    for behaviour in BEHAVIOURS:
+        rows = run.conversations[(run.conversations["taint"] == behaviour).to_numpy(dtype=bool)]
+        if len(rows):
+            silence = (rows["end_at_ns"] - rows["last_token_at_ns"]).dropna()
+            out[behaviour] = {
+                "conversations": len(rows), "tokens": int(rows["tokens"].sum()),
+                "outcomes": {str(name): int(n) for name, n in rows["outcome"].value_counts().items() if n},
+                "errors": {str(name): int(n) for name, n in rows["error"].value_counts().items() if n},
+                "silence_ns": float(silence.median()) if len(silence) else None,
+            }  # fmt: skip
+    return out
 
 
 def count_connections(run: Run) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from loadtest.metrics import BEHAVIOURS
+
 from .units import count, duration, plural, share, significant
 
 COALESCED_SHARE = 0.1
@@ -43,6 +45,11 @@ def find_findings(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         f"{plural(tainted, 'conversation')} of {count(inside)} ({share(tainted / max(1, inside))}) overlapped a stall of the generator"
     )
     note("tainted", tainted, f"{left_out}: counted, but kept out of the figures.")
+    for behaviour, seen in summary["behaviours"].items():
+        ended = ", ".join(f"{count(n)} {outcome}" for outcome, n in seen["outcomes"].items())
+        silence = "" if seen["silence_ns"] is None else f", ended {duration(seen['silence_ns'])} after their last token (p50)"
+        apart = f"{plural(seen['conversations'], 'conversation')} set apart, {BEHAVIOURS[behaviour]}: {ended}{silence}."
+        note(behaviour, seen["conversations"], apart)
     dropped = summary["load"]["dropped"]
     note("dropped", dropped, f"{plural(dropped, 'arrival')} of {count(summary['load']['due'])} dropped: all users were in conversations.")
     late = summary["load"]["late"]

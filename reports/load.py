@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loadtest.histogram import bucket_bounds
+from loadtest.metrics import BEHAVIOURS
 from loadtest.run_directory import COUNTERS, GAUGES, TABLES, RawFile, RunDirectory, RunDirectoryError
 
 from .sample import Sample
@@ -121,6 +122,10 @@ class Run:
     def untainted(self) -> npt.NDArray[np.bool_]:
         """Which conversations may enter the target's figures."""
         return ~self.conversations["tainted"].to_numpy(dtype=bool)
+
+    def set_apart(self) -> npt.NDArray[np.bool_]:
+        """Which conversations are tainted because their users misbehaved as they were told."""
+        return np.asarray(self.conversations["taint"].isin(tuple(BEHAVIOURS)), dtype=bool)
 
     def per_second(self) -> pd.DataFrame:
         """Counters and gauges summed over workers, the server's own as read last; a row a second, indexed by it, without gaps."""

@@ -17,7 +17,7 @@ import pandas as pd
 
 from loadtest.objectives import Objective
 
-from .counts import count_connections, count_conversations, count_tokens, list_errors, measure_load, read_server
+from .counts import count_behaviours, count_connections, count_conversations, count_tokens, list_errors, measure_load, read_server
 from .goodput import measure_goodput, stated_limits
 from .holding import measure_holding
 from .instrument import measure_instrument
@@ -85,7 +85,7 @@ def summarise_run(run: Run, asked: Asked | None = None) -> dict[str, Any]:
         "stalls": measure_stalls(run, untainted, batches), "fluidity": measure_fluidity(run, untainted, batches),
         "fairness": measure_fairness(run, metrics[run.gap_metric]),
         "stop": _measure_stop(clean.rows, metrics),
-        "load": measure_load(run),
+        "load": measure_load(run), "behaviours": count_behaviours(run),
         "errors": list_errors(run),
         "steps": [measure_step(run, step, limits) for step in window.steps] if len(window.steps) > 1 else [],
         "instrument": measure_instrument(run, lag),

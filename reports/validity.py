@@ -137,7 +137,7 @@ def check_tainted(run: Run, summary: Mapping[str, Any]) -> Outcome:
     table, window = run.conversations, run.window
     # Not only those that started in it: the tokens of one that started before are left out of it too.
     ended = table["end_at_ns"].fillna(table["last_token_at_ns"]).fillna(table["sent_at_ns"]).to_numpy(dtype=np.float64)
-    under_way = (run.starts_ns() < window.steady_end_ns) & (ended >= window.warm_up_end_ns)
+    under_way = (run.starts_ns() < window.steady_end_ns) & (ended >= window.warm_up_end_ns) & ~run.set_apart()
     inside, tainted = int(under_way.sum()), int((under_way & ~run.untainted()).sum())
     limit = f"at most {share(TAINTED_LIMIT)}"
     if not inside:
