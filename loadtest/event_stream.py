@@ -99,13 +99,14 @@ class EventStream(Connection):
 
     def _read(self, count: int, control: Sequence[tuple[int, int, bytes]]) -> None:
         arrival = stamp_of(control)
+        read = _now()
+        if count == 0:
+            # The kernel stamps data, not their end.
+            self._over(_wall(), read)
+            return
         if arrival == NEVER:
             arrival = _wall()
             self.engine.recorder.counts["unstamped"] += 1
-        read = _now()
-        if count == 0:
-            self._over(arrival, read)
-            return
         data = bytes(BUFFER[:count])
         if self._tls is not None:
             data = self._tls.decrypt(data)
