@@ -2,13 +2,14 @@
 
 Paths such as ``delta.text`` or ``choices.0.text`` walk through objects by key and lists by number. Templates are texts (sent as they
 are) or tables (sent as JSON); in their texts ``{prompt}``, ``{conversation}`` (its number on the connection), ``{id}`` (an identifier
-drawn for the conversation) and ``{received.PATH}`` (from the message received last) are replaced. A text that is nothing but one such
-word takes the value with its type.
+drawn for the conversation), ``{received.PATH}`` (from the message received last) and ``{env.NAME}`` (a variable of the environment, where
+secrets belong) are replaced. A text that is nothing but one such word takes the value with its type.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ NAME: Final = "json"
 OPTIONS: Final = (
     "start", "token", "tokens", "token_where", "end", "error", "acknowledge", "window", "stop", "api_key_env", "headers",
 )  # fmt: skip
-_WORD = re.compile(r"\{(prompt|conversation|id|received(?:\.[^{}]+)?)\}")
+_WORD = re.compile(r"\{(prompt|conversation|id|received(?:\.[^{}]+)?|env\.[A-Za-z_][A-Za-z0-9_]*)\}")
 _PRESENT: Final = "*"
 _ABSENT: Final = object()
 
@@ -78,7 +79,11 @@ class Template:
 
     def __init__(self, found: Any) -> None:
         self._found = found
-        self.fixed = not _WORD.search(json.dumps(found, ensure_ascii=False))
+        words = [match[1] for match in _WORD.finditer(json.dumps(found, ensure_ascii=False))]
+        for variable in (word.removeprefix("env.") for word in words if word.startswith("env.")):
+            if not os.environ.get(variable):
+                raise AdapterError(f"expected the environment variable {variable}, and it is not set")
+        self.fixed = not words
 
     def render(self, words: Mapping[str, Any]) -> str:
         """The message with its words replaced: a text as it is, anything else as JSON."""
@@ -90,7 +95,7 @@ def _word(name: str, words: Mapping[str, Any]) -> Any:
     if name.startswith("received"):
         found = walk(words["received"], name.split(".")[1:])
         return None if found is _ABSENT else found
-    return words[name]
+    return os.environ.get(name.removeprefix("env.")) if name.startswith("env.") else words[name]
 
 
 def _render(found: Any, words: Mapping[str, Any]) -> Any:
@@ -134,7 +139,7 @@ class JsonStream:
             )
         self._end = Condition("end", options["end"])
         self._error = Condition("error", options["error"]) if "error" in options else None
-        self.headers = (*bearer_headers(NAME, options), *_headers(options))
+        self.headers = (*bearer_headers(NAME, options), *table_headers(NAME, options))
         acknowledgements = _templates(options, "acknowledge")
         if len(acknowledgements) > 1:
             raise AdapterError(f"expected the option acknowledge of the adapter {NAME} as one text or table, found a list")
@@ -194,8 +199,9 @@ def count(value: Any) -> int:
     return 1 if isinstance(value, str) and value else 0
 
 
-def _headers(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    found = option(NAME, options, "headers", dict, {})
+def table_headers(adapter: str, options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The table ``headers`` of an adapter's options, ``{env.NAME}`` in its values replaced."""
+    found = option(adapter, options, "headers", dict, {})
     if not all(isinstance(value, str) and not set(value) & set("\r\n\0") for value in found.values()):
-        raise AdapterError(f"expected the option headers of the adapter {NAME} as a table of texts without line breaks")
-    return tuple(found.items())
+        raise AdapterError(f"expected the option headers of the adapter {adapter} as a table of texts without line breaks")
+    return tuple((name, Template(value).render({})) for name, value in found.items())

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from .adapter import END, ERROR, HTTP, NOTHING, Call, Event, bearer_headers, check_options, option
+from .json_stream import table_headers
 
 NAME: Final = "openai-chat"
 OPTIONS: Final = ("model", "system", "max_tokens", "temperature", "body", "content", "usage", "api_key_env", "headers")
@@ -36,10 +37,9 @@ class OpenAIChat:
         self._body |= option(NAME, options, "body", dict, {})
         content = option(NAME, options, "content", list, None)
         self._content = CONTENT if content is None else tuple(map(str, content))
-        more = option(NAME, options, "headers", dict, {})
         self._headers = (
             ("Content-Type", "application/json"), ("Accept", "text/event-stream"), *bearer_headers(NAME, options, "OPENAI_API_KEY"),
-            *((name, str(value)) for name, value in more.items()),
+            *table_headers(NAME, options),
         )  # fmt: skip
         self.reported_tokens: int | None = None
         self._counted = 0

@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from .adapter import END, ERROR, HTTP, NOTHING, AdapterError, Call, Event, bearer_headers, check_options, option
-from .json_stream import Condition, Template, count, walk
+from .json_stream import Condition, Template, count, table_headers, walk
 
 NAME: Final = "sse"
 OPTIONS: Final = (
@@ -45,10 +45,9 @@ class PlainSse:
         self._error = Condition("error", options["error"]) if "error" in options else None
         self._error_event = option(NAME, options, "error_event", str, "error")
         self._reads = any(part is not None for part in (self._token, self._tokens, self._where, self._end, self._error))
-        more = option(NAME, options, "headers", dict, {})
         kind = (("Content-Type", "application/json"),) if isinstance(body, dict) else ()
         accept = (("Accept", "text/event-stream"),) if self.framing == "sse" else ()
-        self._headers = (*kind, *accept, *bearer_headers(NAME, options), *((name, str(value)) for name, value in more.items()))
+        self._headers = (*kind, *accept, *bearer_headers(NAME, options), *table_headers(NAME, options))
         self._number = -1
 
     def start(self, prompt: str) -> Call:

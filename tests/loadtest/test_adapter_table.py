@@ -1,0 +1,50 @@
+"""The file of an adapter's options, and what of it may be shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loadtest.adapter import AdapterError
+from loadtest.adapter_table import read_adapter_file, redact_table
+
+
+def test_a_table_with_a_name(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[adapter]\nname = "json"\nend = "x"\n')
+    assert read_adapter_file(tmp_path / "a.toml") == ("json", {"end": "x"})
+    (tmp_path / "b.toml").write_text('end = "x"\n')
+    assert read_adapter_file(tmp_path / "b.toml") == (None, {"end": "x"})
+    (tmp_path / "c.json").write_text('{"adapter": {"name": "sse"}}')
+    assert read_adapter_file(tmp_path / "c.json") == ("sse", {})
+    (tmp_path / "d.toml").write_text('[adapter]\nname = "sub/mine.py:Mine"\n')
+    assert read_adapter_file(tmp_path / "d.toml")[0] == f"{tmp_path.resolve()}/sub/mine.py:Mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[adapter", "not valid TOML"),
+        ("adapter = 5", "expected a table"),
+        ("[adapter]\nname = 5", "expected the name"),
+        (None, "cannot read"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path: Path, text: str | None, sentence: str) -> None:
+    if text is not None:
+        (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(AdapterError, match=sentence):
+        read_adapter_file(tmp_path / "a.toml")
+
+
+def test_secrets_are_not_shown() -> None:
+    table = {
+        "token": "delta.text", "max_tokens": 5, "api_key_env": "MY_KEY", "api_key": "hidden",
+        "headers": {"X-Plan": "hidden", "X-Env": "{env.K}"},
+        "start": [{"type": "auth", "token": "hidden", "password": "hidden"}, {"token": "{env.K}", "prompt": "{prompt}"}],
+        "body": {"auth": {"user": "hidden"}, "model": "m"},
+    }  # fmt: skip
+    shown = redact_table(table)
+    assert "hidden" not in str(shown)
+    assert (shown["token"], shown["max_tokens"], shown["api_key_env"], shown["body"]["model"]) == ("delta.text", 5, "MY_KEY", "m")
+    assert (shown["headers"]["X-Env"], shown["start"][1]) == ("{env.K}", {"token": "{env.K}", "prompt": "{prompt}"})
