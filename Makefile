@@ -12,6 +12,7 @@ switch = $(if $(call given,$(1)),$(if $(filter-out 0 no false,$(value $(1))),$(2
 
 BENCH_OPTIONS = \
 	$(call option,HOST,--host) \
+	$(call option,SERVER,--server) \
 	$(call option,SUITE,--suite) \
 	$(call option,SCENARIO,--scenario) \
 	$(call option,USERS,--users) \
@@ -34,6 +35,7 @@ CAPACITY_OPTIONS = \
 	$(call option,ERRORS,--errors) \
 	$(call switch,RATE,--rate) \
 	$(call option,HOST,--host) \
+	$(call option,SERVER,--server) \
 	$(call option,SCENARIO,--scenario) \
 	$(call option,START,--start) \
 	$(call option,MOST,--most) \
@@ -55,6 +57,7 @@ RAISE_FILES = files=$$(ulimit -S -n); if [ "$$files" != unlimited ] && [ "$$file
 help:
 	@echo 'make bench      drive the reference server with the standard suite and draw the report under runs/'
 	@echo '                  HOST=wss://host/ws     somebody else'"'"'s server of the same protocol'
+	@echo '                  SERVER="cmd {port}"    a server of your own, started afresh for each run'
 	@echo '                  SCENARIO=smoke         one scenario of benchmarks/scenarios, or a file'
 	@echo '                  USERS= RUN_TIME= WARM_UP= SPAWN_RATE= SEED= TOKENS= GAP_MS= TTFT_MS= WINDOW= PROCESSES='
 	@echo '                  OUT= NAME= SUITE= METRICS_PORT= JSON=1 (the summary alone on standard output: with make -s)'

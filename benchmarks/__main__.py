@@ -77,7 +77,10 @@ def _bench(given: argparse.Namespace, extra: Sequence[str], console: Console, er
     if twice := [run.name for run in runs if sum(one.name == run.name for one in runs) > 1]:
         raise ScenarioError(f"expected every run once, and {twice[0]} is asked for twice")
     name = given.name or ("+".join(scenario.name for scenario in scenarios) if given.scenario else given.suite)
-    plan = Plan(name, runs, given.out, given.host, command_line.access(given), given.seed, given.metrics_port, tuple(extra))
+    plan = Plan(
+        name, runs, given.out, given.host, command_line.access(given), given.seed, given.metrics_port, tuple(extra),
+        command_line.server(given),
+    )  # fmt: skip
     finished = bench(plan, errors)
     write_page(finished)
     for outcome in finished.outcomes:

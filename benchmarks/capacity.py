@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from .capacity_search import Answer, Ask, End, Kind, Limits, Probe, bracket, dec
 from .capacity_watch import Watch
 from .keys import ScenarioError
 from .processes import Interrupts, Processes
+from .reachability import shown
 from .runner import BenchError, Conductor, Plan, check_machine, new_folder, reach
 from .scenario import Run, read
 from .scenario import find as find_scenario
@@ -82,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--errors", default="0.1%", metavar="SHARE", help="most that may fail, conversations and connects (default: 0.1%%)")
     what.add_argument("--rate", action="store_true", help="search for the highest arrival rate (open loop) instead of the most users")
     target = top.add_argument_group("against what, with which load")
-    target.add_argument("--host", metavar="URL", help="somebody else's server, ws[s]://host[:port]/path; none is started then")
+    options.add_target(target)
     target.add_argument("--scenario", default="capacity", metavar="NAME|FILE", help="whose load is varied (default: capacity)")
     options.add_overrides(target, without=VARIED)
     target.add_argument("--server-option", action="append", default=[], metavar="NAME=VALUE",
@@ -139,10 +141,10 @@ def prepare(given: argparse.Namespace, extra: tuple[str, ...] = ()) -> Search:
     pairs = tuple(_pair(text) for text in given.server_option)
     run = dataclasses.replace(run, target=dataclasses.replace(run.target, options=(*run.target.options, *pairs)))
     question = Question(objectives, with_objectives(run.load, objectives), given.rate, given.shortest, max(given.shortest, given.longest))
-    plan = Plan(given.name, (run,), given.out, given.host, options.access(given), given.seed, extra=extra)
+    plan = Plan(given.name, (run,), given.out, given.host, options.access(given), given.seed, extra=extra, server=options.server(given))
     known = first_guess(question.load)
     lowest = lowest_level(question, known)
-    highest = question.level(given.most) if given.most else highest_level(question, run, given.host, known)
+    highest = question.level(given.most) if given.most else highest_level(question, run, plan, known)
     start = max(lowest, min(highest, question.level(given.start if given.start else DEFAULT_START)))
     if lowest > highest:
         raise BenchError(
@@ -161,7 +163,7 @@ def _pair(text: str) -> tuple[str, str]:
     return name.lstrip("-").replace("-", "_"), value if equals else "true"
 
 
-def highest_level(question: Question, run: Run, host: str | None, known: Experience) -> int:
+def highest_level(question: Question, run: Run, plan: Plan, known: Experience) -> int:
     """The highest level for which this machine has files, ports and memory."""
 
     def allowed(level: int) -> bool:
@@ -169,7 +171,7 @@ def highest_level(question: Question, run: Run, host: str | None, known: Experie
         users = pool_of(value, known) if question.by_rate else level
         return users <= MOST_USERS and not limits.check_connections(
             users, processes=question.load.processes, server_processes=run.target.processes, sources=question.load.source_addresses,
-            target=urlsplit(host or "").hostname or "", own_server=host is None,
+            target=urlsplit(plan.host or "").hostname or "", own_server=plan.own_server,
         )  # fmt: skip
 
     low, high = 1, 2
@@ -270,6 +272,11 @@ class Search:
         eta = f"about {max(1, round(left * each / 60))} min left" if low or high else ""
         return " · ".join(part for part in (f"probe {number}: {self.question.text(step.level)}, {step.why}", known, eta) if part)
 
+    def _target(self) -> str | None:
+        if self.plan.host is not None:
+            return shown(self.plan.host)
+        return shlex.join(self.plan.server.words) if self.plan.server is not None else None
+
     def _short(self, level: int) -> str:
         return f"{level * RATE_STEP:.1f}/s" if self.question.by_rate else str(level)
 
@@ -277,7 +284,7 @@ class Search:
         self, folder: Path, end: End | Ask, started: datetime, began: float, code: int | None = None, failure: str | None = None
     ) -> Result:
         result = Result(
-            folder, self.question, self.limits, self.scenario, self.plan.host, end if isinstance(end, End) else None, tuple(self.made),
+            folder, self.question, self.limits, self.scenario, self._target(), end if isinstance(end, End) else None, tuple(self.made),
             started, time.monotonic() - began, code, failure,
         )  # fmt: skip
         write_result(result)

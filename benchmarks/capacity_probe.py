@@ -152,14 +152,19 @@ def measured_s(question: Question, level: int, attempt: int, known: Experience) 
 
 
 def load_of(question: Question, level: int, attempt: int, known: Experience) -> Load:
-    """The load of a probe."""
+    """The load of a probe: the figures begin when all connections are open and a whole conversation has passed.
+
+    Those that all began at once have gone their ways by then.
+    """
     value = question.value(level)
     users = pool_of(value, known) if question.by_rate else level
-    # A whole conversation passes before figures count: those that all began at once have gone their ways by then.
-    warm_up_s = round(max(question.load.warm_up_s, min(10.0, 1.0 + known.conversation_s)) + users / SPAWN_PER_S, 1)
+    given = question.load
+    opening_s = users / given.connect_rate_per_s if given.connect_rate_per_s else users / SPAWN_PER_S
+    warm_up_s = round(max(given.warm_up_s, min(10.0, 1.0 + known.conversation_s)) + opening_s, 1)
+    spawning_s = 1 + users / (given.spawn_rate or SPAWN_PER_S)
     load = dataclasses.replace(
-        question.load, users=users, steps=(), spawn_rate=None, warm_up_s=warm_up_s,
-        run_time_s=math.ceil(warm_up_s + 1 + users / SPAWN_PER_S) + measured_s(question, level, attempt, known),
+        given, users=users, steps=(), warm_up_s=warm_up_s,
+        run_time_s=math.ceil(warm_up_s + spawning_s) + measured_s(question, level, attempt, known),
     )  # fmt: skip
     return dataclasses.replace(load, loop="open", rate_per_s=round(value, 3)) if question.by_rate else load
 

@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 from .keys import ScenarioError, keys, near
 from .reachability import Access
 from .scenario import SUITES, check
+from .server_command import ServerCommand, read_command
 from .workload import Load
 
 OVERRIDES: Final = (
@@ -75,7 +76,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     what = bench.add_argument_group("what to run")
     what.add_argument("--suite", default="standard", metavar="NAME", help=f"{' or '.join(SUITES)} (default: standard)")
     what.add_argument("--scenario", action="append", metavar="NAME|FILE", help="one scenario of the catalogue, or a file; may be repeated")
-    what.add_argument("--host", metavar="URL", help="drive somebody else's server, ws[s]://host[:port]/path; none is started then")
+    add_target(what)
     load = bench.add_argument_group("what differs from the scenario files (see docs/scenarios.md)")
     add_overrides(load)
     load.add_argument(
@@ -91,6 +92,27 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     out.add_argument("--name", metavar="NAME", help="ends the name of the folder instead of the suite's")
     out.add_argument("--json", action="store_true", help="the summary on standard output, everything else on standard error")
     out.add_argument("--metrics-port", type=_port, default=0, metavar="PORT", help="serve the live figures for Prometheus meanwhile")
+
+
+def add_target(group: argparse._ActionsContainer) -> None:
+    """Whose server is driven, where it is not the reference server."""
+    group.add_argument("--host", metavar="URL", help="drive somebody else's server, ws[s]://host[:port]/path; none is started then")
+    group.add_argument(
+        "--server", metavar="COMMAND", help="or start one of your own for each run: {port} in it, or $PORT, is the port to listen on"
+    )
+    group.add_argument("--server-path", default="/ws", metavar="PATH", help="where its WebSocket is (default: /ws)")
+
+
+def server(options: argparse.Namespace) -> ServerCommand | None:
+    """The command that starts a server, or None; ScenarioError when it is none, or stands beside a host."""
+    if options.server is None:
+        return None
+    if options.host is not None:
+        raise ScenarioError("--host and --server: expected one of them, for the first names a server that runs and the second starts one")
+    try:
+        return read_command(options.server, options.server_path)
+    except ValueError as error:
+        raise ScenarioError(f"--server: {error}") from None
 
 
 def add_overrides(group: argparse._ActionsContainer, without: Collection[str] = ()) -> None:

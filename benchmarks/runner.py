@@ -27,6 +27,7 @@ from .processes import Interrupts, Process, ProcessError, Processes, ended, spli
 from .progress import Figures, Progress
 from .reachability import Access, UnreachableError, check_target, with_query
 from .scenario import Run
+from .server_command import ServerCommand
 from .suite import Outcome, Suite
 
 SERVER_READY_S: Final = 15.0
@@ -49,7 +50,8 @@ class BenchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one call of ``bench`` does. ``extra`` are more options for the generator, as they are."""
+    """What one call of ``bench`` does. ``server`` starts somebody's own server for each run, in the reference server's place; ``extra``
+    are more options for the generator, as they are."""
 
     name: str
     runs: tuple[Run, ...]
@@ -59,6 +61,12 @@ class Plan:
     seed: int | None = None
     metrics_port: int = 0
     extra: tuple[str, ...] = ()
+    server: ServerCommand | None = None
+
+    @property
+    def own_server(self) -> bool:
+        """Whether the reference server is driven."""
+        return self.host is None and self.server is None
 
 
 def bench(plan: Plan, console: Console) -> Suite:
@@ -90,7 +98,7 @@ def check_machine(plan: Plan) -> None:
         per_token = 64.0 if load.record_tokens else 0.0
         missing = limits.check_machine(
             load.users_max, load.seconds, plan.out, processes=load.processes, server_processes=run.target.processes,
-            sources=load.source_addresses, target=urlsplit(plan.host or "").hostname or "", own_server=plan.host is None,
+            sources=load.source_addresses, target=urlsplit(plan.host or "").hostname or "", own_server=plan.own_server,
             bytes_per_token=per_token, tokens_per_s=100_000.0 if load.record_tokens else 0.0,
         )  # fmt: skip
         if missing:
@@ -172,7 +180,12 @@ class Conductor:
         return outcome
 
     def start_server(self) -> str | None:
-        """The URL of a freshly started reference server; None when interrupted meanwhile."""
+        """The URL of a freshly started server, the reference server or the plan's own; None when interrupted meanwhile."""
+        if self.plan.server is not None:
+            self.server, url = self.plan.server.start(self.processes, self._log("server"), self.cpus and self.cpus[0], self.asked)
+            if url is not None:
+                reach(with_query(url, self.run.load.query_pairs), self.plan.access)
+            return url
         command = [sys.executable, "-m", "server", "--port", "0", *self.run.target.arguments()]
         self.server = self.processes.start("the reference server", command, self._log("server"), self.cpus and self.cpus[0])
         match = self.server.wait_for_line(LISTENING, SERVER_READY_S, lambda: self.interrupts.count > 0)
@@ -180,6 +193,10 @@ class Conductor:
             return None
         reach(with_query(match[1], self.run.load.query_pairs), Access())
         return match[1]
+
+    def asked(self) -> bool:
+        """Whether somebody asked us to stop."""
+        return self.interrupts.count > 0
 
     def start_generator(self, url: str) -> Process:
         """Locust, without its web page, writing the run directory."""
@@ -206,7 +223,7 @@ class Conductor:
             if self.interrupts.count:
                 return
             if self.server is not None and (server_code := self.server.poll()) is not None:
-                raise ProcessError(f"the reference server {ended(server_code)} in the middle of the run{self.server.said()}")
+                raise ProcessError(f"{self.server.name} {ended(server_code)} in the middle of the run{self.server.said()}")
             if not begun and (self.directory / "raw").is_dir():
                 begun = True
                 deadline = time.monotonic() + load.seconds + load.stop_timeout_s + GRACE_S
