@@ -280,7 +280,9 @@ def _fairness(name: str, rows: Columns, flat: _Tokens) -> Columns:
     for conversation, second in zip(np.flatnonzero(known).tolist(), (ended[known] // 1e9).astype(int).tolist(), strict=True):
         shares.end(conversation, second)
     found = shares.take()
-    columns: Columns = {key: [row[key] for row in found] for key in ("second", "length_s", "conversations", "tokens", "tokens_squared")}
+    columns: Columns = {
+        key: [row[key] for row in found] for key in ("second", "length_s", "conversations", "served", "tokens", "tokens_squared")
+    }
     return {"worker": [name] * len(found), **columns}
 
 

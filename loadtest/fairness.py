@@ -92,14 +92,14 @@ class Shares:
         rows: list[dict[str, Any]] = []
         for number, length in enumerate(self._lengths):
             sums = self._advance_length(number, second // length, count, change, place, known)
-            for interval, (conversations, tokens, squared) in sums.items():
-                row = {"conversations": conversations, "tokens": tokens, "tokens_squared": squared}
+            for interval, (conversations, served, tokens, squared) in sums.items():
+                row = {"conversations": conversations, "served": served, "tokens": tokens, "tokens_squared": squared}
                 rows.append({"second": interval * length, "length_s": length, **row})
         return rows
 
     def _advance_length(
         self, number: int, interval: Ints, count: Ints, change: Flags, place: Ints, known: Flags
-    ) -> dict[int, tuple[int, int, int]]:
+    ) -> dict[int, tuple[int, int, int, int]]:
         """Sums of each interval of one length about which something has become certain; ``place``: of each conversation in what is held."""
         new = change.copy()
         new[1:] |= interval[1:] != interval[:-1]
@@ -122,7 +122,7 @@ class Shares:
         return _sums(closed, until, tokens, streamed)
 
 
-def _sums(interval: Ints, until: Ints, tokens: Ints, streamed: Flags) -> dict[int, tuple[int, int, int]]:
+def _sums(interval: Ints, until: Ints, tokens: Ints, streamed: Flags) -> dict[int, tuple[int, int, int, int]]:
     """Sums by interval: of the closed ones that were streamed through, and of the silent ones up to the next that had a token."""
     if not len(interval):
         return {}
@@ -133,7 +133,8 @@ def _sums(interval: Ints, until: Ints, tokens: Ints, streamed: Flags) -> dict[in
     present = np.bincount(at, minlength=size) + silent
     total = np.bincount(at, weights=x, minlength=size).astype(np.int64)
     squared = np.bincount(at, weights=x**2, minlength=size).astype(np.int64)
-    return {base + i: (int(present[i]), int(total[i]), int(squared[i])) for i in np.flatnonzero(present).tolist()}
+    served = np.bincount(at[x > 0], minlength=size)
+    return {base + i: (int(present[i]), int(served[i]), int(total[i]), int(squared[i])) for i in np.flatnonzero(present).tolist()}
 
 
 def jain(conversations: npt.ArrayLike, tokens: npt.ArrayLike, squared: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -97,7 +97,7 @@ TABLES: dict[str, pa.Schema] = {
         {"text": _TEXT, "tokens": _INT},
     ),
     "fairness": _schema(
-        {"worker": _TEXT, "second": _INT, "length_s": _INT, "conversations": _INT, "tokens": _INT, "tokens_squared": _INT}
+        {"worker": _TEXT, "second": _INT, "length_s": _INT, "conversations": _INT, "served": _INT, "tokens": _INT, "tokens_squared": _INT}
     ),
 }  # fmt: skip
 """Every table's columns. ``connections.outcome``: clean, abnormal, failed (never opened), abandoned (cut while opening).

@@ -15,6 +15,8 @@ UNSTAMPED_SHARE = 0.01
 """Of the messages, where the kernel stamps: more could reach the p99 with read times."""
 UNFAIR = 0.8
 """Of Jain's index: tokens that come at random stand at 0.91 in intervals of ten gaps; at 0.8 a fifth of the conversations gets nothing."""
+UNSERVED = 0.5
+"""Of the streaming conversations, in an interval in which each should get two tokens: below a half most of them stand still."""
 SERVER_CPU_SHARE = 0.9
 """Of one core, as for the generator: the target's latencies are then those of a full queue."""
 
@@ -65,6 +67,10 @@ def find_findings(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     if fairness and fairness["mean"] < UNFAIR:
         told = f"Jain's index {significant(fairness['mean'])} in the mean of {plural(fairness['intervals'], 'interval')}"
         note("unfair", fairness["mean"], f"Tokens were shared unevenly between conversations: {told}; one may be holding the others up.")
+    served = summary.get("served")
+    if served and served["mean"] < UNSERVED:
+        told = f"In the mean {served['interval_s']} s only {share(served['mean'])} of {significant(served['conversations'])} streaming"
+        note("unserved", served["mean"], f"{told} conversations got a token: they wait for one another, as behind a handler that blocks.")
     leaked = server["leaked_connections"]
     note("leaked", max(0, leaked or 0), f"The server still held {plural(leaked or 0, 'connection')} after all of ours had been closed.")
     if server["exclusive"] is False:

@@ -73,6 +73,8 @@ def smoothness_rows(summary: Summary) -> list[tuple[str, str]]:
         rows.append((f"tokens in time for a reader ({pace})", share(fluidity["tokens"])))
         low = fluidity["percentiles"]["p1"]
         rows.append(("fluidity, p1 of conversations", low["text"] if low["value"] is None else share(low["value"])))
+    if served := summary.get("served"):
+        rows.append((f"conversations served within {served['interval_s']} s", share(served["mean"])))
     if fairness := summary.get("fairness"):
         rows.append((f"Jain's index, mean of {plural(fairness['intervals'], 'interval')}", significant(fairness["mean"])))
         rows.append(("Jain's index, lowest", f"{significant(fairness['lowest'])} at {fairness['lowest_at_s']} s"))
@@ -91,6 +93,8 @@ def quality_lines(summary: Summary) -> list[str]:
         parts.append(f"{plural(stalls['stalls'], 'gap')} above {duration(stalls['threshold_ns'])}{where}")
     if fluidity:
         parts.append(f"{share(fluidity['tokens'])} of the tokens in time for a reader")
+    if (served := summary.get("served")) and served["mean"] < 1:
+        parts.append(f"{share(served['mean'])} of the conversations served within {served['interval_s']} s")
     if fairness:
         parts.append(f"fairness {significant(fairness['mean'])} (lowest {significant(fairness['lowest'])})")
     return [*lines, f"smoothness     {', '.join(parts)}"] if parts else lines

@@ -16,9 +16,9 @@ from .goodput import GOOD, MISSED, judge_conversations
 from .load import Run
 from .measures import gap_metric
 from .palette import BLUE, GREEN, INK, MUTED, ORANGE, SKY, VERMILION
-from .smoothness import read_evenness, typical_gap
+from .smoothness import Evenness, read_evenness, read_service, typical_gap
 from .style import figure, plain_ticks, shade_phases, time_axis
-from .timelines import span_edges
+from .timelines import SPANS, span_edges
 
 LONGEST_LABEL = 60
 Floats = npt.NDArray[np.float64]
@@ -81,36 +81,63 @@ def _plain(objective: str) -> str:
 
 
 def chart_fairness(run: Run, summary: Summary) -> Figure | None:
-    """Jain's index between the conversations that streamed through each interval, and how many tokens a second they got."""
-    found = read_evenness(run, typical_gap(summary["metrics"][gap_metric(summary)]))
-    if found is None or not np.isfinite(found.index).any():
+    """Jain's index and the share of conversations that got a token, over time, and how many tokens a second each got."""
+    even = read_evenness(run, typical_gap(summary["metrics"][gap_metric(summary)]))
+    service = read_service(run)
+    known = [(found, values) for found, values in ((even, _index(even)), (service, _served(service))) if found is not None]
+    if not any(np.isfinite(values).any() for _, values in known):
         return None
-    begin, end = int(found.second[0]), int(found.second[-1]) + found.length_s
-    edges = np.arange(begin, end + found.length_s, found.length_s)
-    place = (found.second - begin) // found.length_s
-
-    def over_time(values: Floats) -> Floats:
-        out = np.full(len(edges) - 1, np.nan)
-        out[place] = values
-        return out
-
     made, (top, bottom) = figure(2, 1, sharex=True, height_ratios=[3, 2])
-    top.set_title(f"Fairness between conversations, in intervals of {found.length_s} s")
-    top.stairs(over_time(found.index), edges, baseline=None, color=BLUE, linewidth=1.8, label="Jain's index")
-    alone = over_time(1 / np.maximum(found.conversations, 1))
+    top.set_title("Fairness between conversations")
+    if service is not None:
+        edges, values = _over_time(service, _served(service))
+        top.stairs(values, edges, baseline=None, color=ORANGE, linewidth=3.0, label=f"share that got a token within {service.length_s} s")
+    if even is not None:
+        edges, values = _over_time(even, _index(even))
+        top.stairs(values, edges, baseline=None, color=BLUE, linewidth=1.6, label=f"Jain's index, intervals of {even.length_s} s")
+    shown = service if service is not None else even
+    assert shown is not None
+    edges, alone = _over_time(shown, np.where(shown.conversations >= 2, 1 / np.maximum(shown.conversations, 1), np.nan))
     top.stairs(alone, edges, baseline=None, color=MUTED, linewidth=1.0, linestyle=(0, (2, 2)), label="if one got everything")
-    top.set_ylim(0, 1.08)
-    top.set_ylabel("Jain's index")
-    top.legend(loc="lower right", fontsize=8, frameon=True, framealpha=0.9, edgecolor="none", bbox_to_anchor=(1.0, 0.12))
+    top.set_ylim(0, 1.6)
+    top.set_ylabel("1: all alike")
+    top.legend(loc="upper left", ncols=2, fontsize=8, borderaxespad=1.4)
+    found = even if even is not None else shown
     mean, spread = found.mean, found.deviation
-    low, high = over_time(np.maximum(mean - spread, 0)), over_time(mean + spread)
+    (edges, low), (_, high), (_, middle) = (_over_time(found, part) for part in (np.maximum(mean - spread, 0), mean + spread, mean))
     bottom.stairs(high, edges, baseline=low, fill=True, color=SKY, alpha=0.4, linewidth=0, label="± one standard deviation")
-    bottom.stairs(over_time(mean), edges, baseline=None, color=BLUE, linewidth=1.6, label="mean")
-    bottom.set_ylim(0, max(1e-3, float(np.nanmax(mean + spread))) * 1.25)
+    bottom.stairs(middle, edges, baseline=None, color=BLUE, linewidth=1.6, label="mean")
+    bottom.set_ylim(0, max(1e-3, float(np.nanmax(mean + spread))) * 1.35)
     bottom.set_ylabel("tokens/s each")
     bottom.legend(loc="upper right", ncols=2, fontsize=8)
     _frame(run, top, bottom)
+    top.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
     return made
+
+
+def _index(found: Evenness | None) -> Floats:
+    return found.index if found is not None else np.zeros(0)
+
+
+def _served(found: Evenness | None) -> Floats:
+    if found is None:
+        return np.zeros(0)
+    return np.where(found.conversations >= 2, found.served / np.maximum(found.conversations, 1), np.nan)
+
+
+def _over_time(found: Evenness, values: Floats) -> tuple[Floats, Floats]:
+    """Edges (s) and values without gaps in time; where more intervals than a page can show would stand, means over several."""
+    begin, end = int(found.second[0]), int(found.second[-1]) + found.length_s
+    edges = np.arange(begin, end + found.length_s, found.length_s, dtype=np.float64)
+    out = np.full(len(edges) - 1, np.nan)
+    out[(found.second - begin) // found.length_s] = values
+    width = -(-len(out) // SPANS)
+    if width > 1:
+        known = np.isfinite(out)
+        starts = np.arange(0, len(out), width)
+        sums, counts = np.add.reduceat(np.where(known, out, 0), starts), np.add.reduceat(known, starts, dtype=np.int64)
+        out, edges = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), np.append(edges[starts], edges[-1])
+    return edges, out
 
 
 def chart_smoothness(run: Run, summary: Summary) -> Figure | None:

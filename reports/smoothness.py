@@ -72,6 +72,7 @@ class Evenness:
     length_s: int
     second: npt.NDArray[np.int64]
     conversations: Floats
+    served: Floats
     tokens: Floats
     squared: Floats
 
@@ -97,15 +98,47 @@ class Evenness:
 
 def read_evenness(run: Run, gap_ns: float | None) -> Evenness | None:
     """The shortest intervals that hold ten gaps of ``gap_ns``; None where none is long enough or nothing was recorded."""
-    if not gap_ns or not len(run.fairness):
+    if not gap_ns:
         return None
     long_enough = sorted(int(one) for one in run.fairness["length_s"].unique() if one * 1e9 >= GAPS_PER_INTERVAL * gap_ns)
-    if not long_enough:
+    return read_intervals(run, long_enough[0]) if long_enough else None
+
+
+def read_intervals(run: Run, length_s: int) -> Evenness:
+    """The intervals of one length, over all workers."""
+    rows = run.fairness[run.fairness["length_s"] == length_s]
+    names = ["conversations", "served", "tokens", "tokens_squared"]
+    sums: pd.DataFrame = rows.groupby("second")[names].sum().sort_index()
+    return Evenness(length_s, sums.index.to_numpy(dtype=np.int64), *(sums[name].to_numpy(dtype=np.float64) for name in names))
+
+
+def read_service(run: Run) -> Evenness | None:
+    """The shortest intervals in which every conversation should get two tokens, by the pace asked of the server or else a reader's."""
+    load = run.metadata.get("load") or {}
+    wanted_ns = 1e6 * max(0.0, float(load.get("gap_ms") or 0)) or float(load.get("reader_gap_ns") or 0)
+    lengths = sorted(int(one) for one in run.fairness["length_s"].unique() if wanted_ns and one * 1e9 >= 2 * wanted_ns)
+    return read_intervals(run, lengths[0]) if lengths else None
+
+
+def measure_service(run: Run) -> dict[str, Any] | None:
+    """Share of the streaming conversations that got a token at all in an interval of the window: 1/n where they wait for one another."""
+    found = read_service(run)
+    if found is None:
         return None
-    rows = run.fairness[run.fairness["length_s"] == long_enough[0]]
-    sums: pd.DataFrame = rows.groupby("second")[["conversations", "tokens", "tokens_squared"]].sum().sort_index()
-    columns = (sums[name].to_numpy(dtype=np.float64) for name in ("conversations", "tokens", "tokens_squared"))
-    return Evenness(long_enough[0], sums.index.to_numpy(dtype=np.int64), *columns)
+    inside = _inside(run, found) & (found.conversations >= 2)
+    if not inside.any():
+        return None
+    share = found.served[inside] / found.conversations[inside]
+    return {
+        "interval_s": found.length_s, "intervals": int(inside.sum()), "conversations": float(found.conversations[inside].mean()),
+        "mean": float(share.mean()), "lowest": float(share.min()), "lowest_at_s": int(found.second[inside][np.argmin(share)]),
+    }  # fmt: skip
+
+
+def _inside(run: Run, found: Evenness) -> Flags:
+    begin, end = run.window.warm_up_end_ns / 1e9, run.window.steady_end_ns / 1e9
+    inside: Flags = (found.second >= begin) & (found.second + found.length_s <= end)
+    return inside
 
 
 def typical_gap(figures: dict[str, Any]) -> float | None:
@@ -120,9 +153,8 @@ def measure_fairness(run: Run, gaps: dict[str, Any]) -> dict[str, Any] | None:
     found = read_evenness(run, typical_gap(gaps))
     if found is None:
         return None
-    begin, end = run.window.warm_up_end_ns / 1e9, run.window.steady_end_ns / 1e9
     index = found.index
-    inside = (found.second >= begin) & (found.second + found.length_s <= end) & ~np.isnan(index)
+    inside = _inside(run, found) & ~np.isnan(index)
     if not inside.any():
         return None
     index, second = index[inside], found.second[inside]

@@ -25,7 +25,7 @@ from .load import Run, load_run
 from .measures import Censored, measure
 from .sample import Sample, conversation_effect, sample_rows
 from .shares import measure_dropped, measure_errors
-from .smoothness import measure_fairness, measure_fluidity, measure_stalls
+from .smoothness import measure_fairness, measure_fluidity, measure_service, measure_stalls
 from .steady import settled_at
 from .thresholds import Asked, judge_thresholds, stated_thresholds
 from .validity import judge
@@ -83,7 +83,7 @@ def summarise_run(run: Run, asked: Asked | None = None) -> dict[str, Any]:
         "shares": {"errors": measure_errors(run, untainted, connections), "dropped": dropped},
         "goodput": measure_goodput(run, limits, inside, batches, window.steady_s, dropped),
         "stalls": measure_stalls(run, untainted, batches), "fluidity": measure_fluidity(run, untainted, batches),
-        "fairness": measure_fairness(run, metrics[run.gap_metric]),
+        "fairness": measure_fairness(run, metrics[run.gap_metric]), "served": measure_service(run),
         "stop": _measure_stop(clean.rows, metrics),
         "load": measure_load(run), "behaviours": count_behaviours(run),
         "errors": list_errors(run),

@@ -86,6 +86,14 @@ def test_any_course_gives_the_sums_of_its_tokens(seed: int) -> None:
     assert sums == expected
 
 
+def test_served_are_those_that_got_a_token() -> None:
+    shares = Shares((1,))
+    for conversation in range(4):
+        give(shares, (conversation, 0, 1), *((conversation, 1, 2),) * (conversation < 3), (conversation, 4, 1))
+    served = {row["second"]: (row["conversations"], row["served"]) for row in shares.take()}
+    assert served == {1: (4, 3), 2: (4, 0), 3: (4, 0)}
+
+
 def test_jains_index() -> None:
     assert jain([4, 4, 3, 0, 5], [40, 40, 9, 0, 0], [400, 1600, 33, 0, 0])[:3] == pytest.approx([1, 0.25, 81 / 99])
     assert np.isnan(jain([0, 5], [0, 0], [0, 0])).all()

@@ -155,3 +155,16 @@ def test_one_conversation_that_gets_everything_is_found(streams: SyntheticRun, s
     summary = summary_of(SyntheticRun(streams.metadata, {"w0": tables}))
     assert summary["fairness"]["mean"] == pytest.approx(1 / summary["fairness"]["conversations"], rel=0.2)
     assert "unfair" in {finding["finding"] for finding in summary["validity"]["findings"]}
+
+
+def test_conversations_that_wait_for_one_another_are_found(streams: SyntheticRun, summary_of: SummaryOf) -> None:
+    whole = summary_of(streams)
+    assert whole["served"]["mean"] == 1
+    assert not {"unserved", "unfair"} & {finding["finding"] for finding in whole["validity"]["findings"]}
+    tables = dict(streams.tables["w0"])
+    fairness = {name: np.asarray(column) if name != "worker" else column for name, column in tables["fairness"].items()}
+    fairness["served"] = np.minimum(fairness["conversations"], 1)
+    tables["fairness"] = fairness
+    summary = summary_of(SyntheticRun(streams.metadata, {"w0": tables}))
+    assert summary["served"]["mean"] == pytest.approx(1 / summary["served"]["conversations"], rel=0.2)
+    assert "unserved" in {finding["finding"] for finding in summary["validity"]["findings"]}
