@@ -25,6 +25,7 @@ OWN_OPTIONS: Final = {
     "account": "benchmarks.accounting",
     "sabotage": "benchmarks.sabotage",
     "faults": "benchmarks.reliability",
+    "scaling": "benchmarks.scaling",
     "check": "benchmarks.check",
     "prove": "benchmarks.prove",
     "history": "benchmarks.history",

@@ -23,7 +23,6 @@ START_S: Final = 60.0
 END_S: Final = 120.0
 LOAD: Final = (
     "--users", "6", "--spawn-rate", "100", "--tokens", "20", "--gap-ms", "20", "--ttft-ms", "20", "--warm-up", "0", "--stop-timeout", "3",
-    "--trace",
 )  # fmt: skip
 
 
@@ -35,11 +34,15 @@ def free_port() -> int:
 
 
 class Cluster:
-    """One run with workers, below ``folder``. ``network`` has the hosts server, master, w0, w1, ...; None: all on this machine."""
+    """One run with workers, below ``folder``. ``network`` has the hosts server, master, w0, w1, ...; None: all on this machine.
+
+    ``server``: the command of another server than the reference server, which keeps no history; without ``trace`` none is asked for.
+    """
 
     def __init__(
         self, folder: Path, processes: Processes, interrupts: Interrupts, *, workers: int = 2, expected: int | None = None,
         seconds: float = 6, options: Sequence[str] = (), network: Network | None = None, wait_s: float = START_S,
+        server: Sequence[str] = (), trace: bool = True,
     ) -> None:  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -52,9 +55,8 @@ class Cluster:
         self.refused_code: int | None = None
         self._processes = processes
         self._interrupts = interrupts
-        self.server = self._start("server", [
-            sys.executable, "-m", "server", "--host", self.address("server"), "--port", "0", "--quiet", "--history", str(self.history),
-        ])  # fmt: skip
+        reference = ["-m", "server", "--host", self.address("server"), "--port", "0", "--quiet", "--history", str(self.history)]
+        self.server = self._start("server", [sys.executable, *(server or reference)])
         match = self.server.wait_for_line(LISTENING, START_S, lambda: interrupts.count > 0)
         if match is None:
             raise Interrupted
@@ -62,7 +64,7 @@ class Cluster:
         self.master = self._start("master", [
             sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--only-summary", "--master", *bind,
             "--expect-workers", str(expected or workers), "--expect-workers-max-wait", f"{wait_s:g}", "--host", match[1],
-            "--run-dir", str(self.path), "--run-time", f"{seconds:g}s", *LOAD, *options,
+            "--run-dir", str(self.path), "--run-time", f"{seconds:g}s", *LOAD, *([] if server or not trace else ["--trace"]), *options,
         ])  # fmt: skip
         for _ in range(workers):
             self.add_worker()

@@ -237,7 +237,7 @@ def _damage(path: Path, draw: random.Random) -> None:
         file.write(bytes([byte ^ 1 << draw.randrange(8)]))
 
 
-_OPEN: Final = ("--loop", "open", "--rate", "30")
+_OPEN: Final = ("--loop", "open", "--rate", "12", "--tokens", "10")
 MISHAPS: Final = (
     Mishap("none", "nothing happens", nothing, (DONE,), ("complete",), seconds=4),
     Mishap("kill-worker", "SIGKILL of one of two workers", kill_worker, (LACKING,), ("degraded",)),

@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _add_engine(commands.add_parser("engine", help="the load engine beside the obvious way to write it", description=ENGINE_TEXT))
     commands.add_parser("calibrate", help="does the instrument read true on this machine?", add_help=False)
     commands.add_parser("omission", help="coordinated omission shown: a stopped server, a stopped generator", add_help=False)
+    commands.add_parser("scaling", help="what does one more worker bring, and what do a hundred cost the master?", add_help=False)
     commands.add_parser("faults", help="runs with workers, killed, cut off, forged: is any silently wrong?", add_help=False)
     commands.add_parser("sabotage", help="does every rule of validity refuse a run with its fault, and none a healthy one?", add_help=False)
     commands.add_parser("capacity", help="how many conversations keep every objective?", add_help=False)

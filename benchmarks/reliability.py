@@ -148,7 +148,7 @@ def _judge_arrivals(case: Case, cluster: Cluster, metadata: dict[str, Any]) -> N
     asked = (metadata["window"]["steady_end_at_ns"] - deals[0]["from_ns"]) / gap_ns
     missing = asked - counted - sum(metadata["workers"]["arrivals_not_started"].values())
     # The end of the run reaches the workers a moment later than it is noted.
-    if not -0.3e9 / gap_ns - 2 <= missing <= 2:
+    if not -1e9 / gap_ns - 2 <= missing <= 2:
         case.silent = True
         case.wrong.append(f"{missing:.0f} arrivals of {asked:.0f} are in nobody's books")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import socket
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import gevent
@@ -24,6 +26,18 @@ from .worker import EXIT_USAGE
 _REPORT_S = 1.0
 
 
+def _forks(words: Sequence[str]) -> bool:
+    """Whether the command line asks for a master that starts its own workers."""
+    asked = any(word == "--processes" or word.startswith("--processes=") for word in words)
+    return asked and "--worker" not in words
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def install(events: Any) -> None:
     """Hook everything into Locust; called once by the locustfile."""
     names: list[str] = []
@@ -33,6 +47,10 @@ def install(events: Any) -> None:
         add_options(parser)
         # Locust's own defaults listen to every machine that can reach this one.
         parser.set_defaults(master_bind_host="127.0.0.1", web_host="127.0.0.1")
+        if _forks(sys.argv[1:]):
+            # Locust's one port for all would let two masters on a machine fight for it, and for each other's workers.
+            port = _free_port()
+            parser.set_defaults(master_bind_port=port, master_port=port)
         # The page offers user classes and shapes to choose from; without a page it means nothing.
         parser.set_defaults(class_picker=True)
         names.extend(action.dest for action in parser._actions if action.dest not in before)

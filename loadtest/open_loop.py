@@ -56,6 +56,14 @@ class OpenLoop:
             self._greenlet.kill()
             self._greenlet = None
         self._over = True
+        now = time.monotonic_ns()
+        # Where the process stood still until now, more has fallen due than it has come to.
+        while self._share is not None and (arrival := self._next or self._share.take()) is not None:
+            self._next = None
+            if (due := self._start + arrival.offset_ns) > now:
+                break
+            self._count("arrivals_due", due)
+            self._count("arrivals_dropped", due)
         for due, _ in self._backlog:
             self._count("arrivals_dropped", due)
         self._backlog.clear()

@@ -20,7 +20,8 @@ LONGEST_LINES = 450  # the aim is 350: a file answers one question
 
 # Files of loadtest/ that know no socket, no clock, no gevent and no Locust.
 PURE_HALF = (
-    "metrics", "objectives", "yardsticks", "fairness", "histogram", "run_directory", "salvage", "adapter", "typewriter", "conversation",
+    "metrics", "objectives", "yardsticks", "fairness", "histogram", "run_directory", "salvage",
+    "shipping", "adapter", "typewriter", "conversation",
     "arrivals", "rates", "trace", "workload", "schedule", "recorder", "environment",
     "calibration_record",
     "adapter_table", "json_stream", "openai_realtime", "openai_chat", "plain_sse", "event_lines",
@@ -62,6 +63,7 @@ ALSO_ALLOWED = {
     "loadtest/gate.py": {"zmq"},  # Locust's channel
     "benchmarks/obvious_user.py": {"locust", "gevent", "greenlet"},
     "benchmarks/set_clock.py": {"locust"},
+    "benchmarks/scaling.py": {"msgpack"},
     "benchmarks/hostile_peer.py": {"zmq", "msgpack"},  # speaks as Locust's workers do, without Locust
 }
 # Locustfiles: Locust loads them by path in a process of its own, and nothing imports them (held below).
