@@ -18,6 +18,8 @@ from typing import Any
 
 from rich.console import Console
 
+from loadtest.adapter import AdapterError
+from loadtest.adapter_table import redact_table
 from loadtest.run_directory import write_text
 
 from .check_blocks import read_blocks
@@ -40,8 +42,9 @@ def make_plan(setup: Setup) -> CheckPlan:
     ours = all(side.url is None for side in setup.sides.values())
     orders, starts = draw_orders(seed, setup.looks[-1], setup.slices)
     plan = CheckPlan(
-        seed=seed, gate=setup.gate, gates=make_gates(setup.gate, setup.workload["window"] > 0, ours and setup.cpu), looks=setup.looks,
-        orders=orders, starts=starts, slice_s=setup.slice_s, warm_up_s=setup.warm_up_s, fresh=ours, workload=setup.workload,
+        seed=seed, gate=setup.gate, gates=make_gates(setup.gate, setup.workload["acknowledged"], ours and setup.cpu), looks=setup.looks,
+        orders=orders, starts=starts, slice_s=setup.slice_s, warm_up_s=setup.warm_up_s, fresh=ours,
+        workload=setup.workload | {"adapter_options": redact_table(setup.workload["adapter_options"])},
         targets={name: side.as_dict() for name, side in setup.sides.items()},
     )  # fmt: skip
     check_plan(plan)
@@ -64,7 +67,7 @@ def perform(setup: Setup, console: Console, interrupts: Interrupts, follower: Fo
 
         told.slice_begins = slice_begins
         told.begins(folder)
-        run = CheckRun(plan, setup.sides, setup.query, setup.access, folder, setup.keep_tokens, told)
+        run = CheckRun(plan, setup.sides, setup.query, setup.access, setup.workload, folder, setup.keep_tokens, told)
         whole = run.run(interrupts)
     verdict = judge(plan, run.blocks)
     write_verdict(folder, verdict)
@@ -101,7 +104,7 @@ def main(words: Sequence[str]) -> int:
             print_verdict(verdict, None, given, console)
             return _exit_code(verdict, given.shadow)
         return _check(given, console, errors)
-    except (BenchError, PlanError, ProcessError, ScenarioError, TargetError, OSError) as error:
+    except (AdapterError, BenchError, PlanError, ProcessError, ScenarioError, TargetError, OSError) as error:
         errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         code = error.exit_code if isinstance(error, BenchError) else 1 if isinstance(error, OSError) else 2
         return _shadowed(code, given, errors)

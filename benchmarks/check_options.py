@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from rich.console import Console
+
+from loadtest.adapter import load_adapter, make_adapter, transport_of
+from loadtest.adapter_table import read_adapter_file
 
 from .check_plan import BASE, GATES, HEAD, LOOKS
 from .check_revision import BaseTree
@@ -21,6 +25,7 @@ from .scenario import find, read
 from .workload import Load
 
 SCENARIO: Final = "regression"
+ADAPTER: Final = "typewriter"
 SLICES: Final = 32
 SLICE_S: Final = 0.0625
 WARM_UP_S: Final = 0.2
@@ -89,7 +94,10 @@ def parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--seed", type=int, metavar="N", help="order of the slices, prompts and stops depend on it (default: drawn)")
     access = top.add_argument_group("how the servers let us in")
-    access.add_argument("--adapter", default="loadtest.typewriter:Typewriter", metavar="M:CLASS", help="what their messages mean")
+    access.add_argument("--adapter", metavar="NAME", help="what their messages mean: a shipped name, module:Class or file.py:Class")
+    access.add_argument(
+        "--adapter-file", type=Path, metavar="FILE", help="TOML or JSON with the adapter's own options, and perhaps its name"
+    )
     access.add_argument("--plain-url", action="store_true", help="no query parameters of the scenario: for servers that do not know them")
     access.add_argument("--header", action="append", default=[], metavar="'Name: value'", help="may be repeated")
     access.add_argument("--subprotocol", action="append", default=[], metavar="NAME", help="may be repeated")
@@ -136,10 +144,11 @@ def _seconds(text: str) -> float:
 def read_setup(given: argparse.Namespace, stack: ExitStack, console: Console) -> Setup:
     """The options as one checked object; a worktree it needs is entered on ``stack``. ScenarioError or TargetError when they are wrong."""
     load = read_load(given.scenario)
-    sides = _sides(given, stack, console)
+    workload = make_workload(load, *_adapter(given))
+    sides = _sides(given, workload["transport"], stack, console)
     return Setup(
         sides=sides, gate=given.gate, looks=given.looks, slices=given.slices, slice_s=given.slice_s, warm_up_s=WARM_UP_S,
-        workload=make_workload(load, given.adapter), query=() if given.plain_url else load.query_pairs, out=given.out, seed=given.seed,
+        workload=workload, query=() if given.plain_url else load.query_pairs, out=given.out, seed=given.seed,
         cpu=given.third == "cpu", access=_access(given), keep_tokens=not given.no_tokens, history=given.history or given.out / HISTORY,
     )  # fmt: skip
 
@@ -160,31 +169,41 @@ def read_load(scenario: str) -> Load:
     return load
 
 
-def make_workload(load: Load, adapter: str = "loadtest.typewriter:Typewriter") -> dict[str, Any]:
-    """What the generator does, in the words of its job."""
+def make_workload(load: Load, adapter: str = ADAPTER, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the generator does, in the words of its job; AdapterError where there is no such adapter or it refuses its options."""
+    given = {"window": load.window, **(options or {})}
+    made = make_adapter(load_adapter(adapter), given)
     return {
         "users": load.users, "window": load.window, "prompt_bytes": load.prompt_bytes or 40, "prompts": load.prompts, "adapter": adapter,
+        "adapter_options": dict(options or {}), "transport": transport_of(made), "acknowledged": getattr(made, "window", 0) > 0,
         "stop_share": load.stop.share if load.stop else 0.0, "stop_after_tokens": load.stop.after_tokens if load.stop else None,
         "stall_timeout_s": load.stall_timeout_s or STALL_TIMEOUT_S, "query": list(map(list, load.query_pairs)),
     }  # fmt: skip
 
 
-def _sides(given: argparse.Namespace, stack: ExitStack, console: Console) -> dict[str, Side]:
+def _adapter(given: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    named, table = read_adapter_file(given.adapter_file) if given.adapter_file else (None, {})
+    if named and given.adapter and named != given.adapter:
+        raise TargetError(f"expected one adapter, and --adapter says {given.adapter} where {given.adapter_file} says {named}")
+    return given.adapter or named or ADAPTER, table
+
+
+def _sides(given: argparse.Namespace, transport: str, stack: ExitStack, console: Console) -> dict[str, Side]:
     if (given.base is None) == (given.base_revision is None):
         raise TargetError("expected either --base (a command or a URL) or --base-revision (a revision of this repository)")
     if given.base_revision is None:
         if given.head is None:
             raise TargetError("expected --head beside --base: the command or the URL of the new server")
         return {
-            BASE: read_side(BASE, given.base, given.base_dir, given.path),
-            HEAD: read_side(HEAD, given.head, given.head_dir, given.path),
+            BASE: read_side(BASE, given.base, given.base_dir, given.path, transport=transport),
+            HEAD: read_side(HEAD, given.head, given.head_dir, given.path, transport=transport),
         }
     tree = BaseTree(given.base_revision)
     console.print(f"base: {tree.name} at {tree.revision[:12]}, from a worktree", highlight=False)
     stack.enter_context(tree)
     base = read_side(BASE, f"{shlex.quote(tree.python)} {SERVER}", tree.path, given.path, f"{tree.name} ({tree.revision[:12]})")
     if given.head is not None:
-        return {BASE: base, HEAD: read_side(HEAD, given.head, given.head_dir, given.path)}
+        return {BASE: base, HEAD: read_side(HEAD, given.head, given.head_dir, given.path, transport=transport)}
     return {BASE: base, HEAD: read_side(HEAD, f"{shlex.quote(sys.executable)} {SERVER}", ROOT, given.path, "this tree")}
 
 

@@ -52,6 +52,7 @@ class CheckRun:
     sides: Mapping[str, Side]
     query: tuple[tuple[str, str], ...]
     access: Access
+    workload: Mapping[str, Any]
     folder: Path
     keep_tokens: bool = True
     follower: Follower = field(default_factory=Follower)
@@ -69,6 +70,8 @@ class CheckRun:
             )  # fmt: skip
             try:
                 for number in range(1, self.plan.looks[-1] + 1):
+                    if interrupts.count:
+                        raise Interrupted
                     began = time.monotonic()
                     slices, arrays = self._block(number, servers, processes, cpus and cpus[1], interrupts)
                     lines = block_lines(number, self.plan.orders[number - 1], slices, arrays)
@@ -116,7 +119,7 @@ class CheckRun:
     def _write_job(self, path: Path, number: int, running: Mapping[str, Running]) -> None:
         targets = {name: {"url": one.url, "pid": one.process and one.process.pid} for name, one in running.items()}
         job = {
-            **self.plan.workload, "block": number, "seed": self.plan.seed + number, "order": _names(self.plan.orders[number - 1]),
+            **self.workload, "block": number, "seed": self.plan.seed + number, "order": _names(self.plan.orders[number - 1]),
             "starts": _names(self.plan.starts[number - 1]), "slice_s": self.plan.slice_s, "warm_up_s": self.plan.warm_up_s,
             "targets": targets, "headers": list(self.access.header_table().items()), "subprotocols": self.access.subprotocols,
             "origin": self.access.origin, "insecure": self.access.insecure, "ca_file": self.access.ca_file and str(self.access.ca_file),

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from loadtest.adapter import HTTP, WEBSOCKET
+
 from .check_plan import BASE, HEAD
 from .processes import Process, ProcessError, Processes, ended
 from .reachability import Access, UnreachableError, check_target, check_url, shown, with_query
@@ -39,6 +41,7 @@ class Side:
     cwd: Path = Path()
     environment: Mapping[str, str] = field(default_factory=dict)
     path: str = "/ws"
+    transport: str = WEBSOCKET
 
     def as_dict(self) -> dict[str, Any]:
         """What the plan says of it; of a URL nothing that may be secret."""
@@ -51,9 +54,14 @@ class Side:
         }
 
 
-def read_side(name: str, text: str, cwd: Path, path: str, label: str | None = None) -> Side:
+def read_side(name: str, text: str, cwd: Path, path: str, label: str | None = None, transport: str = WEBSOCKET) -> Side:
     """``text`` as a URL, or as a command in the words a shell would make of it; TargetError when it is neither."""
     if text.startswith(URL_SCHEMES):
+        http = text.startswith(("http://", "https://"))
+        if http and transport == HTTP and urlsplit(text).hostname:
+            return Side(name, label or shown(text), url=text, transport=transport)
+        if transport == HTTP:
+            raise TargetError(f"--{name}: expected an http:// or https:// URL, which this adapter speaks, found {shown(text)!r}")
         try:
             check_url(text)
         except UnreachableError as error:
@@ -67,7 +75,7 @@ def read_side(name: str, text: str, cwd: Path, path: str, label: str | None = No
         raise TargetError(f"--{name}: expected a URL or the command that starts a server, found nothing")
     if not cwd.is_dir():
         raise TargetError(f"--{name}-dir: expected a folder, and {cwd} is none")
-    return Side(name, label or text, command=tuple(words), cwd=cwd.resolve(), path=path)
+    return Side(name, label or text, command=tuple(words), cwd=cwd.resolve(), path=path, transport=transport)
 
 
 @dataclass(slots=True)
@@ -127,12 +135,16 @@ class Sides:
         environment = {**side.environment, "PORT": str(port)}
         process = self._processes.start(f"the {side.name} server", command, log, self._cpus, environment, side.cwd)
         path = side.path if side.path.startswith("/") else f"/{side.path}"
-        return Running(side, f"ws://127.0.0.1:{port}{path}", process)
+        scheme = "http" if side.transport == HTTP else "ws"
+        return Running(side, f"{scheme}://127.0.0.1:{port}{path}", process)
 
     def _wait(self, one: Running) -> None:
         """Until it accepts connections and answers a handshake."""
         if one.process is not None:
             self._wait_listening(one.process, urlsplit(one.url).port or 0, one.side)
+        if one.side.transport == HTTP or self._asked():
+            # Only a request can say whether it serves; those of the warm-up do.
+            return
         try:
             check_target(with_query(one.url, self._query), self._access)
         except UnreachableError as error:

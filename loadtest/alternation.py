@@ -19,17 +19,18 @@ from typing import Any, Final
 import gevent
 import numpy as np
 
-from .adapter import AdapterError, load_adapter, make_adapter
+from .adapter import WEBSOCKET, AdapterError, load_adapter, make_adapter
 from .arrivals import SECOND_NS, StopPlan
 from .clock import Clock
+from .connection import Connection
 from .conversation import Conversation, finished_row, measure
 from .engine import Engine
 from .expense import Instructions, cpu_by_process, descendants, spent_between
 from .opening import ConnectError, Target
 from .population import PopulationError, generate_prompt, read_prompts
 from .recorder import Recorder
+from .run import connection_for
 from .settings import SettingsError, parse_target
-from .stream import Stream
 
 OUTCOMES: Final = ("completed", "stopped", "empty", "failed", "abandoned")
 """Outcomes by the number that stands for each in the arrays."""
@@ -43,7 +44,7 @@ class Arm:
 
     def __init__(self, name: str, job: Mapping[str, Any], engine: Engine) -> None:
         told = job["targets"][name]
-        uri = parse_target(told["url"])
+        uri = parse_target(told["url"], job.get("transport", WEBSOCKET))
         context = None
         if uri.secure:
             context = ssl.create_default_context(cafile=job.get("ca_file"))
@@ -56,7 +57,7 @@ class Arm:
             origin=job.get("origin"), tls=context, connect_timeout_s=5.0,
         )  # fmt: skip
         self.engine = engine
-        self.users: list[Stream | None] = [None] * job["users"]
+        self.users: list[Connection | None] = [None] * job["users"]
         self.turns = [0] * job["users"]
         self.ended: list[Conversation] = []
         self.failed_connects = 0
@@ -96,6 +97,7 @@ class Alternation:
         self.engine = Engine(self.notes, Clock(), job["stall_timeout_s"])
         self.arms = {name: Arm(name, job, self.engine) for name in job["targets"]}
         self.adapter = load_adapter(job["adapter"])
+        self.options = {"window": job["window"], **job.get("adapter_options", {})}
         self.prompts = read_prompts(Path(job["prompts"])) if job.get("prompts") else ()
         self.draw = random.Random()
         self.stops = StopPlan(job["stop_share"], tuple(job["stop_after_tokens"]) if job["stop_after_tokens"] else None)
@@ -151,15 +153,15 @@ class Alternation:
             self.draw.seed(f"{job['seed']}:{user}:{arm.turns[user]}")
             arm.turns[user] += 1
             prompt = self.draw.choice(self.prompts) if self.prompts else generate_prompt(self.draw, job["prompt_bytes"])
-            conversation = Conversation(stream.number, self.notes.number_conversation(), len(arm.users), stream.adapter.window)
+            conversation = Conversation(stream.number, self.notes.number_conversation(), len(arm.users), stream.window)
             stream.converse(conversation, prompt, self.stops.draw(self.draw))
 
-    def _connected(self, arm: Arm, user: int) -> Stream | None:
+    def _connected(self, arm: Arm, user: int) -> Connection | None:
         stream = arm.users[user]
         if stream is not None and stream.closed is None:
             return stream
         arm.users[user] = None
-        stream = Stream(self.engine, arm.target, make_adapter(self.adapter, {"window": self.job["window"]}), user)
+        stream = connection_for(make_adapter(self.adapter, self.options), self.engine, arm.target, user)
         try:
             stream.open()
         except ConnectError as error:
