@@ -52,7 +52,7 @@ RAISE_FILES = files=$$(ulimit -S -n); if [ "$$files" != unlimited ] && [ "$$file
 	for files in 65536 $$(ulimit -H -n) 24576 10240 4096; do \
 	if [ "$$files" != unlimited ] && (ulimit -S -n "$$files") 2>/dev/null; then ulimit -S -n "$$files"; break; fi; done; fi;
 
-.PHONY: help bench capacity test serve ui report calibrate lint format lock clean runtime dev
+.PHONY: help bench capacity test serve ui report calibrate check lint format lock clean runtime dev
 
 help:
 	@echo 'make bench      drive the reference server with the standard suite and draw the report under runs/'
@@ -69,6 +69,7 @@ help:
 	@echo 'make ui         start the reference server and Locust'"'"'s web page on 127.0.0.1'
 	@echo 'make report     draw the report of a run again                       RUN=runs/<directory>'
 	@echo 'make calibrate  does the instrument read true on this machine?'
+	@echo 'make check      is this tree slower than another revision?           BASE=origin/main GATE=5 ARGS="..."'
 	@echo 'make lint       ruff and mypy                                        make format: let ruff lay the code out'
 	@echo 'make lock       pin the dependencies of pyproject.toml again         UPGRADE=1 for the newest versions (needs uv)'
 	@echo 'make clean      remove .venv and caches; runs/ stays'
@@ -105,6 +106,10 @@ report: runtime
 
 calibrate: runtime
 	@$(RAISE_FILES) exec $(PY) -m benchmarks calibrate $(ARGS)
+
+check: runtime
+	@$(RAISE_FILES) exec $(PY) -m benchmarks check $(if $(call given,BASE),--base-revision $(call quote,$(value BASE)),--base-revision origin/main) \
+		$(call option,GATE,--gate) $(ARGS)
 
 lint: dev
 	$(PY) -m ruff check .

@@ -131,7 +131,7 @@ def _check(given: argparse.Namespace, console: Console, errors: Console) -> int:
 
 def print_verdict(verdict: dict[str, Any], folder: Path | None, given: argparse.Namespace, console: Console) -> None:
     """The comment as it is, the annotation where GitHub reads it, and with --json the verdict itself on standard output."""
-    if (line := tell_github(verdict, given.shadow)) is not None:
+    if (line := tell_github(verdict, given.shadow, folder)) is not None:
         # First on its line and nothing before it, or it is no workflow command.
         sys.stdout.write(line + "\n")
     if given.json:

@@ -160,7 +160,7 @@ def render_history(table: pd.DataFrame, charts: Sequence[Chart]) -> str:
         rows.append(
             {
                 "number": number, "ended": row["ended_utc"], "revision": _text(row["revision"], lambda text: str(text)[:10]),
-                "verdict": row["verdict"], "blocks": count(row["blocks"]), "seconds": count(row["seconds"]), "cells": cells,
+                "verdict": row["verdict"], "blocks": _text(row["blocks"], count), "seconds": _text(row["seconds"], count), "cells": cells,
                 "style": {PASS: "ok", REGRESSED: "broken"}.get(row["verdict"], ""),
             }
         )  # fmt: skip

@@ -167,10 +167,12 @@ def judge_jobs(d: Floats, gate: str, looks: Sequence[int] = LOOKS) -> tuple[npt.
     return codes, used
 
 
-def simulate(jobs: int, seed: int, progress: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
+def simulate(
+    jobs: int, seed: int, progress: Callable[[str], None] = lambda line: None, levels: Mapping[str, Noise] = LEVELS
+) -> list[dict[str, Any]]:
     """The table: a row for each level of noise and effect, with shares of FAIL, PASS, INCONCLUSIVE and the mean number of blocks."""
     rows: list[dict[str, Any]] = []
-    for number, (name, noise) in enumerate(LEVELS.items()):
+    for number, (name, noise) in enumerate(levels.items()):
         progress(f"{name}: {jobs} jobs")
         draw = np.random.default_rng([seed, number])
         d = np.stack([simulate_job(draw, noise) for _ in range(jobs)])

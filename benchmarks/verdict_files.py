@@ -85,13 +85,15 @@ def append_history(path: Path, row: Mapping[str, Any]) -> None:
         writer.writerow(row)
 
 
-def tell_github(verdict: Mapping[str, Any], shadow: bool, environment: Mapping[str, str] = os.environ) -> str | None:
+def tell_github(
+    verdict: Mapping[str, Any], shadow: bool, folder: Path | None = None, environment: Mapping[str, str] = os.environ
+) -> str | None:
     """Write the step's summary and outputs where GitHub Actions asks for them; the annotation to print, or None elsewhere."""
     if environment.get("GITHUB_ACTIONS") != "true":
         return None
     for variable, text in (
         ("GITHUB_STEP_SUMMARY", markdown(verdict) + "\n"),
-        ("GITHUB_OUTPUT", f"verdict={verdict['verdict']}\n"),
+        ("GITHUB_OUTPUT", f"verdict={verdict['verdict']}\n" + (f"directory={folder}\n" if folder is not None else "")),
     ):
         if path := environment.get(variable):
             with Path(path).open("a", encoding="utf-8") as file:
