@@ -180,6 +180,9 @@ class Stream(Connection):
     def _digest(self, arrival: int, read: int) -> None:
         """Take what the library made of the bytes it was given: messages, replies, an error or a close."""
         frames = self._frames
+        # A ping is answered at once, before what came after it; the echo of a close goes out when every message before it has had its say.
+        if frames.close is None and frames.error is None and (reply := frames.replies()):
+            self._write(reply)
         for message in frames.messages():
             self._take(message, self._receive(message), arrival, read)
             if self.closed is not None:
