@@ -241,6 +241,8 @@ def holding_rows(summary: Summary) -> Rows:
     rows = []
     if holding.get("opening_rate_per_s"):
         rows.append(("opened a second", significant(holding["opening_rate_per_s"])))
+    if holding.get("connects_per_s"):
+        rows.append(("connected a second, in the window", significant(holding["connects_per_s"])))
     if holding.get("held"):
         rows.append(("held through the window", count(holding["held"])))
     if holding.get("server_difference_max") is not None:

@@ -22,10 +22,11 @@ SETTLED_SHARE = 0.98
 def measure_holding(run: Run) -> dict[str, Any]:
     """Opening rate, connections held, the server's count beside ours, bytes a connection.
 
-    ``opening_rate_per_s``: between the 5 % and the 95 % opened. ``held``: the fewest open at the end of a steady second (what was held all
-    along), in all workers. ``server_difference_max``: the largest difference between the server's count and ours in the steady
-    seconds that have both and in which ours stood still (the two are not read at the same instant). ``..._bytes_per_connection``: rise of
-    the side's resident memory from its first reading to the median of the seconds with (nearly) all open, by the rise in connections.
+    ``connects_per_s``: connects that succeeded in the steady window. ``opening_rate_per_s``: between the 5 % and the 95 % opened.
+    ``held``: the fewest open at the end of a steady second (what was held all along), in all workers. ``server_difference_max``: the
+    largest difference between the server's count and ours in the steady seconds that have both and in which ours stood still (the two
+    are not read at the same instant). ``..._bytes_per_connection``: rise of the side's resident memory from its first reading to the
+    median of the seconds with (nearly) all open, by the rise in connections.
     """
     per_second = run.per_second()
     steady = per_second.reindex(run.window.seconds)
@@ -37,6 +38,7 @@ def measure_holding(run: Run) -> dict[str, Any]:
     ]
     known = [found for found in workers if found is not None]
     return {
+        "connects_per_s": float(steady["connects_succeeded"].sum()) / len(steady) if len(steady) else None,
         "opening_rate_per_s": opening_rate(run.connections),
         "held": None if not ours.notna().any() else int(ours.min()),
         "server_difference_max": int(apart.max()) if len(apart) else None,

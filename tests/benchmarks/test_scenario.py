@@ -91,6 +91,11 @@ class TestCatalogue:
         assert len(load.source_addresses) == 2
         assert "--source-address=127.0.0.1,127.0.0.2" in load.options()
 
+    def test_churn_connects_for_each_conversation_as_fast_as_it_goes(self) -> None:
+        (run,) = read(find("churn")).runs
+        assert run.load.conversations_per_connection == 1
+        assert run.load.connect_rate_per_s >= 10_000
+
 
 class TestReading:
     def test_a_whole_file(self, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_few_or_simultaneous_connections_have_no_rate() -> None:
 
 
 def made_run(intervals: pd.DataFrame, seconds: range) -> Run:
-    per_second = intervals.groupby("second")[["open", "server_open", "server_rss_bytes"]].sum(min_count=1)
+    per_second = intervals.groupby("second")[["open", "server_open", "server_rss_bytes", "connects_succeeded"]].sum(min_count=1)
     run = SimpleNamespace(
         intervals=intervals, connections=opened(0, 1.0), per_second=lambda: per_second, window=SimpleNamespace(seconds=np.array(seconds))
     )
@@ -67,7 +67,8 @@ def two_workers(difference: int = 0) -> pd.DataFrame:
             own = total // 2
             rows.append(
                 {
-                    "worker": f"w{worker}", "second": second, "open": own, "rss_bytes": (100 << 20) + own * (12 << 10),
+                    "worker": f"w{worker}", "second": second, "open": own,
+                    "connects_succeeded": 500 if second < 5 else 0, "rss_bytes": (100 << 20) + own * (12 << 10),
                     "server_open": total + (difference if second > 6 else 0) if worker == 0 else None,
                     "server_rss_bytes": (50 << 20) + total * (20 << 10) if worker == 0 else None,
                 }
@@ -80,6 +81,11 @@ def test_memory_a_connection_is_the_rise_over_the_connections_on_both_sides() ->
     assert found["generator_bytes_per_connection"] == pytest.approx(12 << 10)
     assert found["server_bytes_per_connection"] == pytest.approx(20 << 10)
     assert (found["held"], found["server_difference_max"]) == (5000, 0)
+
+
+def test_connects_of_the_window_are_the_churn() -> None:
+    assert measure_holding(made_run(two_workers(), range(3, 8)))["connects_per_s"] == pytest.approx(2 * 1000 / 5)
+    assert measure_holding(made_run(two_workers(), range(6, 10)))["connects_per_s"] == 0
 
 
 def test_a_second_that_one_worker_left_out_is_not_half_the_connections() -> None:
