@@ -6,11 +6,12 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from .programs import read_output
 
 _VERSIONS = ("locust", "gevent", "websockets", "numpy", "pyarrow")
 
@@ -59,10 +60,9 @@ def describe_revision() -> dict[str, Any] | None:
         return None
 
     def git(*arguments: str) -> str:
-        run = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
-        return run.stdout.strip()
+        return read_output(["git", "-C", str(root), *arguments], timeout_s=10).strip()
 
     try:
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
+    except OSError:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import socket
 import sys
@@ -92,6 +93,11 @@ def install(events: Any) -> None:
             lifecycle.books.describe()
         if web_ui is not None:
             install_web(environment, web_ui, lifecycle, names)
+        if getattr(options, "otel", False) and importlib.util.find_spec("opentelemetry.sdk"):
+            # Without the SDK Locust has said so already.
+            from .telemetry import install_telemetry
+
+            install_telemetry(lifecycle, runner)
         if not isinstance(runner, MasterRunner):
             warm_up()
         # Locust looks at its own stack when a test is stopped, for a log line; the first look takes a tenth of a second.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from .histogram import MAX_VALUE, Histogram, bucket_index
@@ -37,6 +37,7 @@ class LiveView(Collector):
         self.counts: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self._gauges: dict[str, dict[str, int]] = {}
+        self._process: dict[str, dict[str, int]] = {}
         self._recent: deque[dict[str, list[Encoded]]] = deque(maxlen=WINDOW_S)
         self._pending: list[dict[str, Any]] = []
         if self.history is not None:
@@ -75,6 +76,7 @@ class LiveView(Collector):
             self.errors.update(report["errors"])
             if report["gauges"]:
                 self._gauges[worker] = dict(report["gauges"])
+            self._process[worker] = dict(report["process"])
             if self.history is not None:
                 self.history.take(worker, report)
         if merged:
@@ -93,6 +95,13 @@ class LiveView(Collector):
                 for encoded in parts:
                     merged.setdefault(metric, Histogram()).add_counts(*encoded)
         return merged
+
+    def latencies(self, qs: Sequence[float]) -> Iterable[tuple[str, str, float]]:
+        """Quantiles of the last seconds: metric, quantile, seconds."""
+        for metric, histogram in sorted(self.recent().items()):
+            for q, ns in zip(qs, histogram.quantiles(qs), strict=True):
+                if ns is not None:
+                    yield metric, str(q), ns / 1e9
 
     def serve(self, host: str, port: int) -> None:
         """Show the figures at http://host:port/metrics from now on; OSError when the port is taken."""
@@ -123,16 +132,34 @@ class LiveView(Collector):
         for kind, count in self.errors.items():
             errors.add_metric([kind], count)
         yield errors
+        yield InfoMetricFamily("streamgauge_run", "The run that these figures are of", value={"run": self.run})
         for name, value in self.gauges.items():
             yield GaugeMetricFamily(f"streamgauge_run_{name}", f"{name.capitalize()} now", value=value)
         latency = GaugeMetricFamily(
             "streamgauge_run_latency_seconds", f"Quantiles over about the last {WINDOW_S} s", labels=["metric", "quantile"]
         )
-        for metric, histogram in sorted(self.recent().items()):
-            for quantile, ns in zip(QUANTILES, histogram.quantiles(QUANTILES), strict=True):
-                if ns is not None:
-                    latency.add_metric([metric, str(quantile)], ns / 1e9)
+        for metric, quantile, seconds in self.latencies(QUANTILES):
+            latency.add_metric([metric, quantile], seconds)
         yield latency
+        yield from self._instrument()
+
+    def _instrument(self) -> Iterable[Metric]:
+        """How the generator fares, and what the target says of itself: the last second that is known."""
+        lag = GaugeMetricFamily("streamgauge_run_loop_lag_seconds", "Longest lag of a worker's loop in its last second", labels=["worker"])
+        share = GaugeMetricFamily(
+            "streamgauge_run_cpu_share", "Processor time of a worker in its last second, of one core", labels=["worker"]
+        )
+        server = GaugeMetricFamily(
+            "streamgauge_run_server_connections", "Connections by state, as the target counts them", labels=["state"]
+        )
+        for worker, process in self._process.items():
+            lag.add_metric([worker], process.get("loop_lag_max_ns", 0) / 1e9)
+            if process.get("covered_ns"):
+                share.add_metric([worker], process.get("cpu_ns", 0) / process["covered_ns"])
+            for state in ("open", "streaming"):
+                if f"server_{state}" in process:
+                    server.add_metric([state], process[f"server_{state}"])
+        yield from (lag, share, server)
 
 
 def _encode(values: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int, int, int]:

@@ -20,7 +20,7 @@ from .feed import feed
 from .live import LiveView
 from .open_loop import OpenLoop
 from .opening import KERNEL_STAMPS
-from .recorder import Flush, Recorder
+from .recorder import Flush, Recorder, Sink
 from .run import Run, make_target
 from .run_directory import RawWriter, RunDirectory
 from .settings import Settings
@@ -35,7 +35,8 @@ _LEAST_STOP_S = 0.001
 class Measurement:
     """One process's measuring, one run after another.
 
-    ``stop_run`` is called when the record cannot be written any more, ``written`` whenever a second of it has been.
+    ``stop_run`` is called when the record cannot be written any more, ``written`` whenever a second of it has been; ``tap``
+    may put somebody between the recorder and the file, who is given the run's name and origin.
     """
 
     def __init__(self, environment: Environment, live: LiveView, stop_run: Callable[[], None]) -> None:
@@ -43,6 +44,7 @@ class Measurement:
         self.run: Run | None = None
         self.broken: str | None = None
         self.written: Callable[[], None] = lambda: None
+        self.tap: Callable[[Sink, str, int], Sink] = lambda sink, run, origin_wall_ns: sink
         self._live = live
         self._stop_run = stop_run
         self._writer: RawWriter | None = None
@@ -66,7 +68,8 @@ class Measurement:
         self.broken = None
         self._live.reset(str(where["name"]))
         writer = self._writer = record.writer(worker)
-        recorder = Recorder(worker, origin, self._writer, settings.record_tokens, settings.yardsticks)
+        sink = self.tap(writer, str(where["name"]), int(where["origin_wall_ns"]))
+        recorder = Recorder(worker, origin, sink, settings.record_tokens, settings.yardsticks)
         engine = Engine(recorder, clock, settings.stall_timeout_s, settings.record_tokens)
         workers = int(where["workers"])
         # One that comes late has its place behind those that the run began with.

@@ -19,7 +19,6 @@ from typing import Any
 
 import gevent
 from flask import Response, jsonify, request
-from gevent import subprocess
 from jinja2.utils import htmlsafe_json_dumps
 from locust.env import Environment
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
@@ -29,11 +28,11 @@ from .adapter import AdapterError, load_adapter, make_adapter
 from .lifecycle import Lifecycle
 from .options import SECRETS
 from .probe import probe
+from .programs import own_command, read_output
 from .settings import SettingsError, check_settings, redact_url
 
 logger = logging.getLogger("streamgauge")
 
-ROOT = Path(__file__).resolve().parent.parent
 MASK = "***"
 DEFAULT_HOST = "ws://127.0.0.1:8001/ws"
 """Where ``python -m server`` listens unless told otherwise."""
@@ -66,11 +65,10 @@ class Form:
         self._reading = gevent.spawn(self._read_catalogue)
 
     def _read_catalogue(self) -> None:
-        command = [sys.executable, "-m", "benchmarks", "list", "--json"]
+        command, where = own_command(sys.executable, "benchmarks", "list", "--json")
         try:
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=_CATALOGUE_S, check=True)
-            self._scenarios = {run["name"]: run for run in json.loads(done.stdout)}
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            self._scenarios = {run["name"]: run for run in json.loads(read_output(command, _CATALOGUE_S, where))}
+        except (OSError, ValueError) as error:
             logger.warning("cannot read the catalogue of scenarios, the form offers none: %s", error)
 
     # What the page is given.

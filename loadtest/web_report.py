@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gevent
 import psutil
-from gevent import subprocess
 from gevent.event import Event
+
+from .programs import Program, own_command
 
 logger = logging.getLogger("streamgauge")
 
-ROOT = Path(__file__).resolve().parent.parent
 KEPT_RUNS = 20
 _NICE = 10
+_LONGEST_S = 1800.0
 _DONE, _INVALID = 0, 12
 
 
@@ -32,7 +34,6 @@ class Finished:
     state: str = "waiting"
     sentence: str = ""
     summary: dict[str, Any] | None = None
-    ready: Event = field(default_factory=Event)
 
     def files(self) -> list[dict[str, Any]]:
         """What there is to download: name and size, the report first."""
@@ -49,14 +50,14 @@ class Reports:
         self._waiting: deque[Finished] = deque()
         self._idle = Event()
         self._idle.set()
-        self._process: Any = None
+        self._program: Program | None = None
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def run_begins(self) -> None:
         """A run is to be measured: a report in the making would take its processor; it is built again afterwards."""
         self._idle.clear()
-        if self._process is not None:
-            self._process.terminate()
+        if self._program is not None:
+            self._program.signal()
 
     def run_ended(self, path: Path) -> None:
         """Build the report of the run in ``path`` as soon as may be."""
@@ -87,29 +88,27 @@ class Reports:
     def _build(self, one: Finished) -> bool:
         """Build one report; False when a run began meanwhile."""
         one.state = "building"
-        command = [sys.executable, "-m", "reports", "build", str(one.path.resolve())]
+        command, where = own_command(sys.executable, "reports", "build", str(one.path.resolve()))
+        program: Program | None = None
         try:
-            self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-            psutil.Process(self._process.pid).nice(_NICE)
+            program = self._program = Program(command, where)
+            psutil.Process(program.pid).nice(_NICE)
+            code = program.wait(_LONGEST_S)
+            complaint = program.errors.strip().rpartition("\n")[2]
         except (OSError, psutil.Error) as error:
-            logger.warning("the report of %s is built without a lower priority: %s", one.path, error)
-        if self._process is None:
-            one.state, one.sentence = "failed", "no process for it could be started"
-            return True
-        try:
-            complaint = self._process.communicate()[1].decode(errors="replace")
-            code = self._process.returncode
+            code, complaint = None, str(error)
         finally:
-            self._process = None
+            self._program = None
+            if program is not None:
+                program.close()
         if code in (_DONE, _INVALID):
             self._read_summary(one)
-        elif code < 0 and not self._idle.is_set():
+        elif code == -signal.SIGTERM and not self._idle.is_set():
             one.state = "waiting"
             return False
         else:
-            one.state, one.sentence = "failed", complaint.strip().rpartition("\n")[2] or f"it ended with {code}"
+            one.state, one.sentence = "failed", complaint or f"it ended with {code}"
             logger.error("the report of %s could not be built: %s", one.path, one.sentence)
-        one.ready.set()
         return True
 
     def _read_summary(self, one: Finished) -> None:
@@ -121,8 +120,8 @@ class Reports:
 
     def close(self) -> None:
         """The process ends: nothing of ours stays behind."""
-        if self._process is not None:
-            self._process.terminate()
+        if self._program is not None:
+            self._program.signal()
 
 
 def is_offered(one: Finished, name: str) -> bool:

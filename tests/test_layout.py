@@ -23,7 +23,7 @@ PURE_HALF = (
     "metrics", "objectives", "yardsticks", "fairness", "histogram", "run_directory", "salvage",
     "shipping", "adapter", "typewriter", "conversation",
     "arrivals", "rates", "trace", "workload", "schedule", "recorder", "environment",
-    "calibration_record",
+    "calibration_record", "programs",
     "adapter_table", "json_stream", "openai_realtime", "openai_chat", "plain_sse", "event_lines",
 )  # fmt: skip
 # What reports/ and benchmarks/ may take from there.
@@ -61,6 +61,7 @@ ALSO_ALLOWED = {
     "loadtest/salvage.py": {"pyarrow"},
     "loadtest/environment.py": {"psutil"},
     "loadtest/gate.py": {"zmq"},  # Locust's channel
+    "loadtest/telemetry.py": {"opentelemetry"},
     "benchmarks/obvious_user.py": {"locust", "gevent", "greenlet"},
     "benchmarks/set_clock.py": {"locust"},
     "benchmarks/scaling.py": {"msgpack"},

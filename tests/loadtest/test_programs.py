@@ -1,0 +1,51 @@
+"""Programs started without a fork: output, failures, time limits, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+from loadtest.programs import Program, own_command, read_output
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_what_it_writes_is_read() -> None:
+    assert read_output(python("import sys; print('füße'); sys.stderr.write('no')"), 30) == "füße\n"
+
+
+def test_a_failure_is_told_with_its_last_line() -> None:
+    with pytest.raises(OSError, match=r"ended with 3: because$"):
+        read_output(python("import sys; sys.stderr.write('so\\nbecause\\n'); sys.exit(3)"), 30)
+
+
+def test_no_such_program() -> None:
+    with pytest.raises(FileNotFoundError, match="no program"):
+        Program(["there-is-no-such-program"])
+
+
+def test_one_that_does_not_end_is_ended() -> None:
+    with pytest.raises(OSError, match="did not end in time"):
+        read_output(python("import time; time.sleep(600)"), 0.05)
+
+
+def test_a_signal_is_told_from_an_exit_and_nothing_stays() -> None:
+    program = Program(python("import time; time.sleep(600)"))
+    assert program.poll() is None
+    assert os.getpgid(program.pid) == program.pid
+    program.signal()
+    assert program.wait(30) == -signal.SIGTERM
+    program.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(program.pid, 0)
+
+
+def test_our_own_packages_are_found_from_anywhere(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    command, where = own_command(sys.executable, "benchmarks", "list", "--json")
+    assert '"smoke"' in read_output(command, 60, where)
