@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: bench, list, ui, engine, capacity, calibrate, omission, account, sabotage."""
+"""``python -m benchmarks``: bench, list, ui, engine, capacity, calibrate, omission, account, sabotage, transports, servers."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ OWN_OPTIONS: Final = {
     "sabotage": "benchmarks.sabotage",
     "faults": "benchmarks.reliability",
     "scaling": "benchmarks.scaling",
+    "transports": "benchmarks.transports",
+    "servers": "benchmarks.servers",
     "check": "benchmarks.check",
     "prove": "benchmarks.prove",
     "history": "benchmarks.history",

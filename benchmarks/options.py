@@ -52,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("omission", help="coordinated omission shown: a stopped server, a stopped generator", add_help=False)
     commands.add_parser("scaling", help="what does one more worker bring, and what do a hundred cost the master?", add_help=False)
     commands.add_parser("faults", help="runs with workers, killed, cut off, forged: is any silently wrong?", add_help=False)
+    commands.add_parser("servers", help="the same conversation on several servers: ladder and ceiling", add_help=False)
+    commands.add_parser("transports", help="one stream of tokens by WebSocket, server-sent events and polls, near and far", add_help=False)
     commands.add_parser("sabotage", help="does every rule of validity refuse a run with its fault, and none a healthy one?", add_help=False)
     commands.add_parser("capacity", help="how many conversations keep every objective?", add_help=False)
     commands.add_parser("account", help="every token that the server sent, held against what a run received", add_help=False)

@@ -57,6 +57,7 @@ ALSO_ALLOWED = {
     "server/upstream.py": {"aiohttp"},
     "server/aiohttp_app.py": {"aiohttp"},
     "server/picows_app.py": {"picows"},
+    "benchmarks/transport_client.py": {"aiohttp"},
     "loadtest/run_directory.py": {"pyarrow"},
     "loadtest/salvage.py": {"pyarrow"},
     "loadtest/environment.py": {"psutil"},
