@@ -42,7 +42,7 @@ DESCRIPTION: Final = (
     "probes), 130 interrupted; what was measured is kept and drawn."
 )
 EXIT_CODES: Final = {Kind.FOUND: 0, Kind.CEILING: 0, Kind.BELOW: 10, Kind.GENERATOR: 11, Kind.UNFINISHED: 11}
-VARIED: Final = ("users", "run_time_s", "spawn_rate", "warm_up_s", "idle_share", "connect_rate_per_s", "record_tokens")
+VARIED: Final = ("users", "run_time_s", "spawn_rate", "warm_up_s", "idle_share", "connect_rate_per_s", "record_tokens", "rate_per_s")
 """Keys of a load that a probe sets itself, or that would spoil it."""
 OVERHEAD_S: Final = 6.0
 """What a probe takes beside its load, before one has shown it: start, drain, summary."""

@@ -17,7 +17,7 @@ from .workload import Load
 OVERRIDES: Final = (
     "users", "run_time_s", "spawn_rate", "warm_up_s", "tokens", "gap_ms", "ttft_ms", "window", "idle_share", "think_time_s",
     "connect_rate_per_s", "conversations_per_connection", "prompts", "users_file", "source_addresses", "processes",
-    "record_tokens",
+    "record_tokens", "rate_per_s", "workload", "trace_file", "trace_speed",
 )  # fmt: skip
 """Keys of ``[load]`` that an option of the same meaning lays over every scenario of the suite."""
 DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")

@@ -54,10 +54,65 @@ class Load:
         metadata=key("text", "closed: a user waits for its answer; open: starts follow `rate_per_s`", "--loop", choices=("closed", "open")),
     )
     rate_per_s: float | None = field(
-        default=None, metadata=key("number", "conversations started a second in all, open loop only", "--rate", minimum=0.001)
+        default=None, metadata=key("number", "conversations started a second in all, open loop only", "--rate")
     )
     arrivals: str = field(
-        default="constant", metadata=key("text", "how open-loop starts are spaced", "--arrivals", choices=("constant", "poisson"))
+        default="constant",
+        metadata=key(
+            "text",
+            "how open-loop starts are spaced",
+            "--arrivals",
+            choices=("constant", "poisson", "gamma", "workload", "trace"),
+        ),
+    )
+    burstiness: float = field(
+        default=1.0, metadata=key("number", "gamma: its shape; 1 is poisson, below 1 starts come in bursts", "--burstiness", minimum=0.001)
+    )
+    free_count: bool = field(default=False, metadata=key("flag", "drawn starts: leave to chance also how many there are", "--free-count"))
+    rate_profile: str = field(
+        default="flat",
+        metadata=key("text", "how the rate changes with time", "--rate-profile", choices=("flat", "ramp", "spike", "sine")),
+    )
+    peak_rate_per_s: float | None = field(
+        default=None, metadata=key("number", "rate at the end of a ramp, in a spike, at the crest of a sine", "--peak-rate")
+    )
+    profile_start_s: float = field(default=0.0, metadata=key("number", "when a ramp or a spike of the rate begins", "--profile-start"))
+    profile_length_s: float = field(
+        default=60.0,
+        metadata=key("number", "how long a ramp or spike of the rate lasts; the period of a sine", "--profile-length", minimum=0.001),
+    )
+    patience_s: float = field(
+        default=0.0, metadata=key("number", "how long a late start waits before it is dropped; 0: for ever", "--patience")
+    )
+    workload: str = field(
+        default="none",
+        metadata=key(
+            "text", "lengths of prompts and answers, and gaps, of real conversations", "--workload", choices=("none", "chat", "code")
+        ),
+    )
+    trace_file: str | None = field(default=None, metadata=key("file", "a recorded trace, CSV or JSON lines", "--trace-file"))
+    trace_speed: float = field(
+        default=1.0, metadata=key("number", "so many times as fast is the trace replayed", "--trace-speed", minimum=0.0001)
+    )
+    trace_start_s: float = field(default=0.0, metadata=key("number", "where in the trace the replay begins", "--trace-start"))
+    trace_repeat: bool = field(default=False, metadata=key("flag", "begin the trace again when it has ended", "--trace-repeat"))
+    trace_unit: str = field(
+        default="auto",
+        metadata=key("text", "unit of the trace's times; auto: by its column", "--trace-unit", choices=("auto", "s", "ms", "us", "ns")),
+    )
+    trace_spread: str = field(
+        default="random",
+        metadata=key("text", "where in its tick a start of a coarse trace comes", "--trace-spread", choices=("random", "even", "none")),
+    )
+    trace_tick_ms: float | None = field(
+        default=None, metadata=key("number", "the trace's tick, 0: none; absent: found out", "--trace-tick-ms")
+    )
+    bytes_per_token: float = field(
+        default=4.0, metadata=key("number", "length of a generated prompt a token that is said", "--bytes-per-token", minimum=0.001)
+    )
+    answer_lengths: str = field(
+        default="asked",
+        metadata=key("text", "whether the target is asked for the lengths that are said", "--answer-lengths", choices=("asked", "server")),
     )
     when_full: str = field(
         default="late",
@@ -86,6 +141,28 @@ class Load:
     stop: Stop | None = field(default=None, metadata=key("table", "stops by the user (`[load.stop]`)"))
     idle_share: float = field(
         default=0.0, metadata=key("number", "share of the users that only hold a connection", "--idle-share", maximum=1)
+    )
+    withhold_share: float = field(
+        default=0.0, metadata=key("number", "share of the users that stop to acknowledge in every answer", "--withhold-share", maximum=1)
+    )
+    withhold_after: int = field(default=0, metadata=key("integer", "so many tokens they acknowledge before", "--withhold-after"))
+    slow_share: float = field(
+        default=0.0, metadata=key("number", "share of the users that read slowly: the server has to wait", "--slow-share", maximum=1)
+    )
+    slow_bytes_per_s: float = field(default=100.0, metadata=key("number", "what a slow reader reads", "--slow-rate", minimum=0.1))
+    shape: str = field(
+        default="none",
+        metadata=key(
+            "text",
+            "how many users there are over time, `users` at most",
+            "--load-shape",
+            choices=("none", "steps", "ramp", "spike", "soak", "sawtooth", "storm"),
+        ),
+    )
+    shape_base: int = field(default=0, metadata=key("integer", "users at the beginning, around a spike, between the teeth", "--shape-base"))
+    shape_start_s: float = field(default=0.0, metadata=key("number", "when a ramp or a spike of users begins", "--shape-start"))
+    shape_length_s: float = field(
+        default=10.0, metadata=key("number", "how long a ramp, a spike, a tooth of users lasts", "--shape-length", minimum=1)
     )
     connect_rate_per_s: float = field(
         default=0.0, metadata=key("number", "connects a second in all, evenly paced; 0: the spawn rate", "--connect-rate")
@@ -194,8 +271,20 @@ def contradiction(load: Load, given: Collection[str]) -> str | None:
         return "expected load.run_time_s beside load.users: a scenario ends by itself"
     if load.warm_up_s >= load.seconds:
         return f"load.warm_up_s: expected less than the {plain(load.seconds)} s of load, found {plain(load.warm_up_s)}"
-    if load.loop == "open" and load.rate_per_s is None:
+    if load.loop == "open" and load.rate_per_s is None and load.arrivals != "trace":
         return "expected load.rate_per_s with the open loop"
+    if load.loop == "open" and not load.rate_per_s and not load.peak_rate_per_s and load.arrivals != "trace":
+        return "load.rate_per_s: expected a number above 0, found 0"
+    if load.rate_profile != "flat" and load.peak_rate_per_s is None:
+        return f'expected load.peak_rate_per_s with load.rate_profile = "{load.rate_profile}"'
+    if (load.arrivals == "trace") != (load.trace_file is not None):
+        return 'expected load.trace_file with load.arrivals = "trace", and only with it'
+    if load.arrivals == "trace" and load.loop != "open":
+        return 'load.arrivals = "trace" needs load.loop = "open"'
+    if load.arrivals == "workload" and load.workload == "none":
+        return 'load.arrivals = "workload" needs load.workload'
+    if load.shape != "none" and load.steps and load.shape != "steps":
+        return 'load.steps: expected only with load.shape = "steps", or without a shape'
     if load.loop == "closed" and load.rate_per_s is not None:
         return 'load.rate_per_s needs load.loop = "open": a closed loop has no rate of its own'
     due = [limit for limit in load.slo if limit.startswith(("ttft_due", "e2e_due", "send_delay"))]

@@ -44,6 +44,7 @@ class Bookkeeping:
         self._about: dict[str, Any] = {}
         self._window: dict[str, int | None] = {}
         self._steps: list[dict[str, int]] = []
+        self._users_max = 0
         self._server: dict[str, dict[str, float]] = {}
 
     def read_settings(self) -> Settings:
@@ -88,6 +89,7 @@ class Bookkeeping:
 
         SettingsError, RunDirectoryError or OSError when the run cannot begin.
         """
+        self._follow_classes()
         settings = self.settings = self.check()
         if getattr(self.environment.parsed_options, "headless", False):
             self.try_target(settings)
@@ -124,7 +126,7 @@ class Bookkeeping:
             "scraped": bool(self._server),
             "connects_per_s": settings.connect_rate_per_s or connects_per_s,
         }
-        self._window, self._steps = {}, []
+        self._window, self._steps, self._users_max = {}, [], 0
         logger.info("writing %s", path)
         return directory
 
@@ -134,11 +136,22 @@ class Bookkeeping:
             shutil.rmtree(self.directory.path, ignore_errors=True)
         self.directory = self.intake = None
 
+    def _follow_classes(self) -> None:
+        """A loop that the chosen user classes fix goes before the option, in every process: workers are sent the options."""
+        loops = {getattr(one, "loop", None) for one in self.environment.user_classes}
+        options: Any = self.environment.parsed_options
+        if "open" in loops:
+            options.loop = "open"
+        elif loops == {"closed"}:
+            options.loop = "closed"
+
     def users_stable(self, users: int) -> None:
-        """Note that so many users are there from now on."""
+        """Note that so many users are there from now on; under a shape without levels only the first number begins a step."""
         now = self.since_origin()
         self._window.setdefault("spawned_at_ns", now)
-        self._steps.append({"at_ns": now, "users": users})
+        self._users_max = max(self._users_max, users)
+        if not self._steps or getattr(self.environment.shape_class, "levels", True):
+            self._steps.append({"at_ns": now, "users": users})
 
     def begin_arrivals(self, lead_ns: int) -> dict[str, Any] | None:
         """When the open loop's schedule begins (a whole second of the run, at least ``lead_ns`` from now) and where it is pinned.
@@ -189,6 +202,7 @@ class Bookkeeping:
             steps=self._steps,
             server=self._server,
             schedule=settings.schedule if settings is not None and settings.open_loop else None,
+            users_max=self._users_max,
             schedule_at_ns=self._window.get("arrivals_at_ns") or 0,
             workers=workers,
             reasons=reasons,

@@ -21,6 +21,8 @@ from .lifecycle import Lifecycle
 from .options import DRAIN_S, add_options
 from .run_directory import warm_up
 from .settings import SettingsError
+from .shapes import shape_of
+from .users import ConversationUser
 from .web import install_web
 from .worker import EXIT_USAGE
 
@@ -37,6 +39,22 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def choose_by_options(environment: Environment, web_ui: WebUI) -> None:
+    """Where all user classes are chosen, or none, on the page, let the options alone say what users do: that is the general class."""
+    update: Any = web_ui._update_user_classes
+
+    def narrowed(classes: dict[str, Any]) -> None:
+        available: dict[str, Any] = dict(environment.available_user_classes or {})
+        everybody = len(classes) == len(available) and ConversationUser in available.values()
+        update({ConversationUser.__name__: ConversationUser} if everybody else classes)
+
+    chosen: Any = web_ui
+    chosen._update_user_classes = narrowed
+    classes: Any = environment.user_classes
+    if ConversationUser in classes:
+        environment.user_classes = [ConversationUser]
 
 
 def install(events: Any) -> None:
@@ -80,9 +98,12 @@ def install(events: Any) -> None:
                     for worker in psutil.Process().children():
                         worker.terminate()
                 sys.exit(EXIT_USAGE)
-            if settings.steps:
+            if settings.steps and settings.shape == "none":
                 options.num_users = settings.steps[0].users
                 options.spawn_rate = options.spawn_rate or settings.steps[0].users
+            environment.shape_class = shape_of(settings)
+            if environment.shape_class is not None:
+                environment.shape_class.runner = runner
         elif options.headless:
             # A worker finds what is wrong by itself too: the master, gone for the same reason, could not tell it.
             try:
@@ -92,6 +113,9 @@ def install(events: Any) -> None:
         if not isinstance(runner, WorkerRunner):
             lifecycle.books.describe()
         if web_ui is not None:
+            # Locust would begin with the first of the file's shapes, and with users of every class.
+            environment.shape_class = None
+            choose_by_options(environment, web_ui)
             install_web(environment, web_ui, lifecycle, names)
         if getattr(options, "otel", False) and importlib.util.find_spec("opentelemetry.sdk"):
             # Without the SDK Locust has said so already.

@@ -22,6 +22,7 @@ from .live import LiveView
 from .measurement import Measurement
 from .run_directory import RunDirectory, RunDirectoryError, write_text
 from .settings import Settings, SettingsError
+from .shapes import Shape
 from .worker import EXIT_DEGRADED, EXIT_USAGE, Worker
 
 logger = logging.getLogger("streamgauge")
@@ -126,7 +127,10 @@ class Lifecycle:
         self.measurement.broken = None
         options: Any = self.environment.parsed_options
         workers = self._alone if self.fleet is None else self.fleet.begin
-        self.books.begin(workers, float(getattr(self._runner, "spawn_rate", 0) or options.spawn_rate or 1))
+        # A shape says by itself how fast its users come, and a storm that they all come at once.
+        shape = self.environment.shape_class
+        pace = shape.connects_per_s() if isinstance(shape, Shape) else getattr(self._runner, "spawn_rate", 0)
+        self.books.begin(workers, float(pace or options.spawn_rate or 1))
         self._interrupted = False
         self._active = True
 
@@ -183,7 +187,7 @@ class Lifecycle:
                 self.measurement.start_schedule(**begin, positions={"w0": 0}, workers=1)
         self._spawned.set()
         settings = self.books.settings
-        if settings is not None and settings.steps and self._ladder is None:
+        if settings is not None and settings.steps and self._ladder is None and self.environment.shape_class is None:
             self._ladder = gevent.spawn(self._climb, settings)
 
     def _climb(self, settings: Settings) -> None:

@@ -11,6 +11,7 @@ from .schedule import PROFILES, SPACINGS
 from .trace import SPREADS, UNITS
 from .yardsticks import add_options as add_yardsticks
 
+SHAPE_NAMES = ("none", "steps", "ramp", "spike", "soak", "sawtooth", "storm")
 SECRETS = ("bearer_token", "header", "channel_key")
 DRAIN_S = 5.0
 """How long conversations in flight may go on after the end of a run before they are cut, unless --stop-timeout says otherwise."""
@@ -85,6 +86,16 @@ def add_options(parser: Any) -> None:
     add("--warm-up", type=float, default=2.0, help="seconds after the users are there that are left out of the figures")
     add("--steps", default="", help="ladder of users:seconds, separated by commas, such as 10:8,50:8")
     add_yardsticks(parser)
+    add(
+        "--load-shape",
+        choices=list(SHAPE_NAMES),
+        default="none",
+        include_in_web_ui=False,
+        help="users over time; at most -u, within -t",
+    )
+    add("--shape-base", type=int, default=0, help="load shape: users at the beginning, around a spike, between the teeth")
+    add("--shape-start", type=float, default=0.0, help="load shape: seconds until a ramp or a spike begins")
+    add("--shape-length", type=float, default=10.0, help="load shape: seconds of a ramp, of a spike, of a tooth")
     add("--seed", type=int, default=1, help="seed of everything that is drawn")
     add("--scenario-file", default="", include_in_web_ui=False, help="JSON that describes the scenario, kept in run.json")
     add("--runs-folder", default="runs", help="where run directories are made")

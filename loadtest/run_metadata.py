@@ -115,6 +115,7 @@ class Ending:
     reasons: Sequence[str]
     schedule: SchedulePlan | None = None
     schedule_at_ns: int = 0
+    users_max: int = 0
 
 
 def end_record(directory: RunDirectory, ending: Ending) -> str:
@@ -168,6 +169,6 @@ def end_record(directory: RunDirectory, ending: Ending) -> str:
         start_s = ending.schedule_at_ns / SECOND_NS
         metadata["load"]["asked_per_s"] = ending.schedule.asked_per_s(begin_s - start_s, end_s - start_s, metadata["seed"])
     metadata["workers"] |= ending.workers
-    metadata["load"]["users_max"] = max((step["users"] for step in ending.steps), default=0)
+    metadata["load"]["users_max"] = ending.users_max
     directory.write_metadata(metadata)
     return status

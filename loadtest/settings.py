@@ -21,7 +21,7 @@ from .arrivals import StopPlan
 from .bounds import Bounds, check_choice
 from .bounds import SettingsError as SettingsError  # noqa: PLC0414 - whoever reads settings may be told so
 from .metrics import SLOW_READER, WITHHELD
-from .options import SECRETS
+from .options import SECRETS, SHAPE_NAMES
 from .population import HEADER_NAME, MOST_PROMPT_BYTES, Person, PopulationError, Speech, read_people, read_prompts
 from .schedule import SchedulePlan
 from .schedule_settings import check_schedule, workload_of
@@ -86,6 +86,7 @@ class Settings:
     scrape: bool
     warm_up_s: float
     steps: tuple[Step, ...]
+    shape: str
     yardsticks: Yardsticks
     seed: int
     runs_folder: Path
@@ -167,6 +168,7 @@ def check_settings(options: argparse.Namespace, host: str | None) -> Settings:
         scrape=not options.no_scrape,
         warm_up_s=low.number("warm_up"),
         steps=steps,
+        shape=_shape(options, low),
         yardsticks=_yardsticks(options),
         seed=low.whole("seed", 0),
         runs_folder=Path(options.runs_folder),
@@ -276,6 +278,13 @@ def redact_options(options: argparse.Namespace, names: Sequence[str]) -> dict[st
             value = _redact_query(value)
         shown[name] = "***" if name in SECRETS and value else value
     return shown
+
+
+def _shape(options: argparse.Namespace, low: Bounds) -> str:
+    low.whole("shape_base", 0)
+    low.number("shape_start")
+    low.number("shape_length", above=0)
+    return check_choice("load-shape", options.load_shape, SHAPE_NAMES)
 
 
 def _yardsticks(options: argparse.Namespace) -> Yardsticks:

@@ -239,7 +239,7 @@ class TestOptions:
             "--stop-share=0.5", "--stop-after-ms=10-20", "--stop-timeout=5",
         ):  # fmt: skip
             assert expected in options
-        assert not any(option.startswith(("--ttft-ms", "--stop-after-tokens", "--steps", "--rate")) for option in options)
+        assert not any(option.startswith(("--ttft-ms", "--stop-after-tokens", "--steps", "--rate=")) for option in options)
 
     def test_a_ladder_says_users_and_times_by_its_steps(self, tmp_path: Path) -> None:
         (run,) = read_text(tmp_path, WHOLE.replace("users = 10\nrun_time_s = 5", "steps = [[1, 2], [5, 2.5]]")).runs

@@ -27,6 +27,7 @@ from loadtest.feed import bucket, feed, refine_locust
 from loadtest.open_loop import OpenLoop
 from loadtest.rates import flat
 from loadtest.recorder import Flush, Recorder
+from loadtest.shapes import SHAPES, Profile
 from loadtest.target_metrics import interval_columns, read_target_metrics
 
 block = get_original("time", "sleep")
@@ -206,6 +207,15 @@ def patience():
     return {"counts": counts, "waiting": waiting, "oldest_ns": oldest}
 
 
+def shapes():
+    """What each shape wants in each second, until its end."""
+    profile = Profile(users=20, base=4, run_time_s=12, start_s=2, length_s=4)
+    told = {name: [shape.wanted(float(at), profile) for at in range(12)] for name, shape in SHAPES.items()}
+    ladder = Profile(users=1, base=0, run_time_s=0, start_s=0, length_s=1, steps=((3, 2.0), (9, 2.5)))
+    told["ladder"] = [one for one in (SHAPES["steps"].wanted(float(at), ladder) for at in range(9)) if one]
+    return told
+
+
 def metrics(*urls):
     told = []
     for url in urls:
@@ -217,6 +227,6 @@ def metrics(*urls):
 
 
 scene, *arguments = sys.argv[1:]
-scenes = (fed, clockwork, resolved, arrivals, redeal, patience, metrics)
+scenes = (fed, clockwork, resolved, arrivals, redeal, patience, shapes, metrics)
 result = {one.__name__: one for one in scenes}[scene](*arguments)
 sys.stdout.write(json.dumps(result, default=float))
