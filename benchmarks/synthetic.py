@@ -80,14 +80,15 @@ class SyntheticRun:
             for table, columns in tables.items():
                 size = len(columns["worker"])
                 for start in range(0, size, 1 << 16):
-                    writer.append(table, {k: _nullable(v[start : start + (1 << 16)]) for k, v in columns.items()})
+                    writer.append(table, {k: nullable(v[start : start + (1 << 16)]) for k, v in columns.items()})
             writer.end()
         if compact:
             run.compact()
         return path
 
 
-def _nullable(column: Any) -> Any:
+def nullable(column: Any) -> Any:
+    """A column for the writer: floats as whole numbers, absent ones as null."""
     if isinstance(column, np.ndarray) and column.dtype == np.float64:
         absent = np.isnan(column)
         return np.ma.array(np.where(absent, 0, column).astype(np.int64), mask=absent) if absent.any() else column.astype(np.int64)

@@ -38,8 +38,8 @@ class SecondHistograms:
     total: Ints
     minimum: Ints
     maximum: Ints
-    row: Ints
-    bucket: Ints
+    row: npt.NDArray[np.int32]
+    bucket: npt.NDArray[np.int32]
     count: Ints
 
     def sample(self, batches: Batches, *, tainted: bool = False) -> Sample:
@@ -83,7 +83,8 @@ class SecondHistograms:
 
 
 _NO_ROWS = np.zeros(0, np.int64)
-_NO_HISTOGRAMS = SecondHistograms(_NO_ROWS, np.zeros(0, bool), _NO_ROWS, _NO_ROWS, _NO_ROWS, _NO_ROWS, _NO_ROWS, _NO_ROWS)
+_NO_ENTRIES = np.zeros(0, np.int32)
+_NO_HISTOGRAMS = SecondHistograms(_NO_ROWS, np.zeros(0, bool), _NO_ROWS, _NO_ROWS, _NO_ROWS, _NO_ENTRIES, _NO_ENTRIES, _NO_ROWS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +163,14 @@ def find_run(name: str | None, runs: Path = RUNS) -> Path:
 
 def load_run(path: Path) -> Run:
     """Read the run directory ``path``; RunDirectoryError when it is none, damaged, or of a newer schema."""
+    # Arrow's own pool keeps what it has freed: of a long run that is as much again as the run itself.
+    pa.set_memory_pool(pa.system_memory_pool())
     directory = RunDirectory.open(path)
     metadata = directory.metadata()
     try:
         intervals = _frame(directory.table("intervals"))
         several = len(intervals) > 0 and int(intervals["tokens"].sum()) > int(intervals["messages"].sum())
-        conversations = _frame(directory.table("conversations", _CONVERSATION_COLUMNS + ["messages"] * several))
+        conversations = _read_conversations(directory, _CONVERSATION_COLUMNS + ["messages"] * several)
         raw_files = tuple(directory.raw_files)
         connections = _frame(directory.table("connections"))
         fairness = _frame(directory.table("fairness"))
@@ -181,6 +184,16 @@ def error_examples(path: Path, table: str) -> pd.DataFrame:
     """Rows (error, error_detail) of ``table`` that ended in an error."""
     whole = RunDirectory.open(path).table(table, ["error", "error_detail"])
     return _frame(whole.filter(pc.is_valid(whole["error"])))
+
+
+def _read_conversations(directory: RunDirectory, columns: list[str]) -> pd.DataFrame:
+    """The conversations, column by column where they stand in a Parquet file: a million of them at once would be held twice over."""
+    if not (directory.path / "conversations.parquet").exists():
+        return _frame(directory.table("conversations", columns))
+    made = {}
+    for column in columns:
+        made[column] = _frame(directory.table("conversations", [column]))[column]
+    return pd.DataFrame(made, copy=False)
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
@@ -211,8 +224,8 @@ def _read_histograms(table: pa.Table, several: bool) -> dict[str, SecondHistogra
             total=part["total"].to_numpy(),
             minimum=part["minimum"].to_numpy(),
             maximum=part["maximum"].to_numpy(),
-            row=np.repeat(np.arange(len(lengths)), lengths),
-            bucket=pc.list_flatten(part["index"]).to_numpy().astype(np.int64),
+            row=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
+            bucket=pc.list_flatten(part["index"]).to_numpy(),
             count=pc.list_flatten(part["count"]).to_numpy(),
         )
     return out
