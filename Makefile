@@ -13,6 +13,10 @@ switch = $(if $(call given,$(1)),$(if $(filter-out 0 no false,$(value $(1))),$(2
 BENCH_OPTIONS = \
 	$(call option,HOST,--host) \
 	$(call option,SERVER,--server) \
+	$(call option,SERVER_DIR,--server-dir) \
+	$(call option,SERVER_PATH,--server-path) \
+	$(call option,ADAPTER,--adapter) \
+	$(call option,ADAPTER_FILE,--adapter-file) \
 	$(call option,SUITE,--suite) \
 	$(call option,SCENARIO,--scenario) \
 	$(call option,USERS,--users) \
@@ -57,7 +61,8 @@ RAISE_FILES = files=$$(ulimit -S -n); if [ "$$files" != unlimited ] && [ "$$file
 help:
 	@echo 'make bench      drive the reference server with the standard suite and draw the report under runs/'
 	@echo '                  HOST=wss://host/ws     somebody else'"'"'s server of the same protocol'
-	@echo '                  SERVER="cmd {port}"    a server of your own, started afresh for each run'
+	@echo '                  SERVER="cmd {port}"    a server of your own, started afresh for each run: SERVER_DIR= SERVER_PATH='
+	@echo '                  ADAPTER= ADAPTER_FILE= what its messages mean, where it speaks another protocol (docs/adapters.md)'
 	@echo '                  SCENARIO=smoke         one scenario of benchmarks/scenarios, or a file'
 	@echo '                  USERS= RUN_TIME= WARM_UP= SPAWN_RATE= SEED= TOKENS= GAP_MS= TTFT_MS= WINDOW= PROCESSES='
 	@echo '                  OUT= NAME= SUITE= METRICS_PORT= JSON=1 (the summary alone on standard output: with make -s)'

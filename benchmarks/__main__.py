@@ -16,7 +16,7 @@ from . import options as command_line
 from .keys import ScenarioError, plain
 from .overview import print_overview, write_page
 from .runner import BenchError, Plan, bench
-from .scenario import SUITES, Scenario, catalogue, check, find, read, suite, with_thresholds
+from .scenario import SUITES, Scenario, catalogue, check, find, read, suite, with_adapter, with_thresholds
 
 OWN_OPTIONS: Final = {
     "calibrate": "benchmarks.calibrate",
@@ -80,6 +80,7 @@ def _bench(given: argparse.Namespace, extra: Sequence[str], console: Console, er
     if twice := [run.name for run in runs if sum(one.name == run.name for one in runs) > 1]:
         raise ScenarioError(f"expected every run once, and {twice[0]} is asked for twice")
     name = given.name or ("+".join(scenario.name for scenario in scenarios) if given.scenario else given.suite)
+    runs = tuple(with_adapter(run, *command_line.adapter(given)) for run in runs)
     plan = Plan(
         name, runs, given.out, given.host, command_line.access(given), given.seed, given.metrics_port, tuple(extra),
         command_line.server(given),

@@ -8,6 +8,9 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from loadtest.adapter import AdapterError
+from loadtest.adapter_table import read_adapter_file, resolved
+
 from .keys import ScenarioError, keys, near
 from .reachability import Access
 from .scenario import SUITES, check
@@ -80,6 +83,8 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     what.add_argument("--suite", default="standard", metavar="NAME", help=f"{' or '.join(SUITES)} (default: standard)")
     what.add_argument("--scenario", action="append", metavar="NAME|FILE", help="one scenario of the catalogue, or a file; may be repeated")
     add_target(what)
+    what.add_argument("--adapter", metavar="NAME", help="what its messages mean: a shipped adapter, module:Class or path/to/file.py:Class")
+    what.add_argument("--adapter-file", type=Path, metavar="FILE", help="the adapter's own options, TOML or JSON (docs/adapters.md)")
     load = bench.add_argument_group("what differs from the scenario files (see docs/scenarios.md)")
     add_overrides(load)
     load.add_argument(
@@ -99,11 +104,19 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
 
 def add_target(group: argparse._ActionsContainer) -> None:
     """Whose server is driven, where it is not the reference server."""
-    group.add_argument("--host", metavar="URL", help="drive somebody else's server, ws[s]://host[:port]/path; none is started then")
+    group.add_argument(
+        "--host", metavar="URL", help="drive somebody else's server, ws[s]:// or http[s]://host[:port]/path; none is started then"
+    )
     group.add_argument(
         "--server", metavar="COMMAND", help="or start one of your own for each run: {port} in it, or $PORT, is the port to listen on"
     )
-    group.add_argument("--server-path", default="/ws", metavar="PATH", help="where its WebSocket is (default: /ws)")
+    group.add_argument("--server-dir", type=Path, default=Path(), metavar="FOLDER", help="where that command runs (default: here)")
+    group.add_argument(
+        "--server-path",
+        default="/ws",
+        metavar="PATH|URL",
+        help="where its WebSocket is (default: /ws), or its whole URL, with {port} in it",
+    )
 
 
 def server(options: argparse.Namespace) -> ServerCommand | None:
@@ -113,7 +126,7 @@ def server(options: argparse.Namespace) -> ServerCommand | None:
     if options.host is not None:
         raise ScenarioError("--host and --server: expected one of them, for the first names a server that runs and the second starts one")
     try:
-        return read_command(options.server, options.server_path)
+        return read_command(options.server, options.server_path, options.server_dir)
     except ValueError as error:
         raise ScenarioError(f"--server: {error}") from None
 
@@ -181,6 +194,18 @@ def access(options: argparse.Namespace) -> Access:
         tuple(options.header), tuple(options.subprotocol), options.origin, options.bearer_token, options.insecure,
         options.ca_file.resolve() if options.ca_file else None,
     )  # fmt: skip
+
+
+def adapter(options: argparse.Namespace) -> tuple[str | None, dict[str, Any] | None]:
+    """The adapter's name and the table of its options, each None where the command line has none; ScenarioError when they are wrong."""
+    name = None if options.adapter is None else resolved(options.adapter, Path.cwd())
+    if options.adapter_file is None:
+        return name, None
+    try:
+        named, table = read_adapter_file(options.adapter_file)
+    except AdapterError as error:
+        raise ScenarioError(str(error)) from None
+    return name or named, table
 
 
 def duration(text: str) -> int:

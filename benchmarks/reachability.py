@@ -58,10 +58,10 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
-def check_url(url: str) -> None:
-    """UnreachableError when ``url`` cannot be a target at all."""
+def check_url(url: str, *, http: bool = False) -> None:
+    """UnreachableError when ``url`` cannot be a target at all; ``http``: a server that an adapter asks over HTTP may be one."""
     parts = urlsplit(url)
-    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+    if parts.scheme not in ("ws", "wss", *(("http", "https") if http else ())) or not parts.hostname:
         scheme = "wss" if parts.scheme == "https" else "ws"
         like = f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else f"ws://{parts.path}"
         expected = "expected a target such as ws://127.0.0.1:8001/ws or wss://host/ws"
@@ -72,12 +72,21 @@ def check_url(url: str) -> None:
         raise UnreachableError(f"expected a port from 1 to 65535 in {shown(url)!r}") from None
 
 
-def check_target(url: str, access: Access = Access(), timeout_s: float = TIMEOUT_S) -> None:
-    """Open one WebSocket at ``url`` and close it again; UnreachableError says why that is not possible."""
-    check_url(url)
+def check_target(url: str, access: Access = Access(), timeout_s: float = TIMEOUT_S, *, http: bool = False) -> None:
+    """Open one WebSocket at ``url`` and close it again; UnreachableError says why that is not possible.
+
+    ``http``: the target may also be one that is asked over HTTP. Of those only the connection is tried: what there is to ask, and
+    whether it is answered, the generator finds out before its load begins.
+    """
+    check_url(url, http=http)
     name = shown(url)
     try:
-        context = _tls(access) if url.startswith("wss:") else None
+        context = _tls(access) if url.startswith(("wss:", "https:")) else None
+        if url.startswith("http"):
+            with socket.create_connection(_address(url), timeout_s) as sock:
+                if context is not None:
+                    context.wrap_socket(sock, server_hostname=urlsplit(url).hostname).close()
+            return
         # A socket of our own keeps the library from following redirects: the generator does not follow them either.
         with socket.create_connection(_address(url), timeout_s) as sock, connect(
             url, sock=sock, additional_headers=access.header_table(), origin=Origin(access.origin) if access.origin else None,
@@ -117,7 +126,7 @@ def check_target(url: str, access: Access = Access(), timeout_s: float = TIMEOUT
 
 def _address(url: str) -> tuple[str, int]:
     parts = urlsplit(url)
-    return parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80)
+    return parts.hostname or "", parts.port or (443 if parts.scheme in ("wss", "https") else 80)
 
 
 def _status(name: str, status: int, body: bytes) -> str:

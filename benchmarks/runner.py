@@ -73,7 +73,7 @@ def bench(plan: Plan, console: Console) -> Suite:
     """Run everything that ``plan`` says; BenchError (nothing left running) when it cannot be begun, else the suite with its outcomes."""
     check_machine(plan)
     if plan.host is not None:
-        reach(plan.host, plan.access)
+        reach(plan.host, plan.access, http=any(run.adapter for run in plan.runs))
     folder = new_folder(plan.out, plan.name)
     suite = Suite(plan.name, folder, [run.name for run in plan.runs])
     with Interrupts() as interrupts, Processes() as processes:
@@ -105,10 +105,10 @@ def check_machine(plan: Plan) -> None:
             raise BenchError(f"{run.name}: {' '.join(missing)}", 2)
 
 
-def reach(url: str, access: Access) -> None:
-    """BenchError when no WebSocket server answers at ``url``."""
+def reach(url: str, access: Access, *, http: bool = False) -> None:
+    """BenchError when no WebSocket server answers at ``url``, nor, where that is meant, an HTTP server."""
     try:
-        check_target(url, access)
+        check_target(url, access, http=http)
     except UnreachableError as error:
         raise BenchError(str(error), 2) from None
 
@@ -184,7 +184,7 @@ class Conductor:
         if self.plan.server is not None:
             self.server, url = self.plan.server.start(self.processes, self._log("server"), self.cpus and self.cpus[0], self.asked)
             if url is not None:
-                reach(with_query(url, self.run.load.query_pairs), self.plan.access)
+                reach(with_query(url, self.run.load.query_pairs), self.plan.access, http=bool(self.run.adapter))
             return url
         command = [sys.executable, "-m", "server", "--port", "0", *self.run.target.arguments()]
         self.server = self.processes.start("the reference server", command, self._log("server"), self.cpus and self.cpus[0])
@@ -206,6 +206,10 @@ class Conductor:
             sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--only-summary", "--host", url,
             "--run-dir", str(self.directory), "--scenario-file", str(scenario), *self.run.load.options(), *self.plan.access.options(),
         ]  # fmt: skip
+        if self.run.adapter:
+            table = self.folder / f".{self.run.name}.adapter.json"
+            write_text(table, json.dumps({"adapter": dict(self.run.adapter)}, ensure_ascii=False) + "\n")
+            command.append(f"--adapter-file={table}")
         if self.plan.seed is not None:
             command.append(f"--seed={self.plan.seed}")
         if self.plan.metrics_port:
@@ -262,7 +266,8 @@ class Conductor:
 
     def keep_logs(self) -> None:
         """Put what the processes printed beside what they measured, where there is such a place."""
-        (self.folder / f".{self.run.name}.scenario.json").unlink(missing_ok=True)
+        for kind in ("scenario", "adapter"):
+            (self.folder / f".{self.run.name}.{kind}.json").unlink(missing_ok=True)
         if self.directory.is_dir():
             for who in ("server", "generator"):
                 if self._log(who).exists():

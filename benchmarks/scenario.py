@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from loadtest.adapter_table import redact_table, resolved
 from loadtest.objectives import parse
 
 from .keys import ScenarioError, json_table, key, keys, lay_over, near, plain, read_table, read_value, wrong
@@ -48,12 +49,14 @@ class Run:
     target: Target
     load: Load
     thresholds: tuple[str, ...] = ()
+    adapter: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved run for run.json: plain JSON values, keys as in the file, absent ones left out."""
         return {
             "name": self.scenario, "variant": self.variant, "title": self.title, "question": self.question,
             "target": json_table(self.target), "load": json_table(self.load), "thresholds": list(self.thresholds),
+            **({"adapter": redact_table(self.adapter)} if self.adapter else {}),
         }  # fmt: skip
 
 
@@ -70,6 +73,9 @@ class Scenario:
     variant: tuple[Variant, ...] = field(default=(), metadata=key("tables", "several runs that differ in a few keys"))
     thresholds: tuple[str, ...] = field(
         default=(), metadata=key("thresholds", "what every run has to keep (`[thresholds]`); exit code 10 where one does not")
+    )
+    adapter: Mapping[str, Any] = field(
+        default_factory=dict, metadata=key("table", "what the messages of the target mean (`[adapter]`, see docs/adapters.md)")
     )
     runs: tuple[Run, ...] = ()
 
@@ -121,11 +127,14 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
 
 
 def _scenario(table: dict[str, Any], folder: Path, overrides: Mapping[str, Any]) -> Scenario:
-    tables = {name: table.get(name, {}) for name in ("target", "load")}
+    tables = {name: table.get(name, {}) for name in ("target", "load", "adapter")}
     for name, found in tables.items():
         if not isinstance(found, dict):
             raise wrong(name, keys(Scenario)[name], found)
-    values = read_table(table, Scenario, "", folder, skip=("target", "load", "variant"))
+    values = read_table(table, Scenario, "", folder, skip=("target", "load", "adapter", "variant"))
+    adapter = dict(tables["adapter"])
+    if "name" in adapter:
+        adapter["name"] = resolved(str(adapter["name"]), folder)
     variants = _variants(table.get("variant", []))
     runs: list[Run] = []
     for variant in variants or (None,):
@@ -142,10 +151,11 @@ def _scenario(table: dict[str, Any], folder: Path, overrides: Mapping[str, Any])
                 target=Target(**read_table(own_target, Target, f"{where}target.", folder)),
                 load=override(_load(own_load, folder, where), overrides),
                 thresholds=values.get("thresholds", ()),
+                adapter=adapter,
             )
         )
     target = Target(**read_table(tables["target"], Target, "target.", folder))
-    scenario = Scenario(**values, target=target, load=runs[0].load, variant=variants, runs=tuple(runs))
+    scenario = Scenario(**values, adapter=adapter, target=target, load=runs[0].load, variant=variants, runs=tuple(runs))
     total = sum(run.load.seconds for run in runs)
     if not overrides and total > scenario.budget_s:
         raise ScenarioError(f"budget_s: expected at least the {plain(total)} s that its runs make load, found {plain(scenario.budget_s)}")
@@ -191,3 +201,14 @@ def with_thresholds(run: Run, asked: Sequence[str]) -> Run:
 def check(name: str, value: Any, section: type = Load, folder: Path = Path()) -> Any:
     """One value for a key, checked as if it stood in a file."""
     return read_value(value, keys(section)[name], name, folder)
+
+
+def with_adapter(run: Run, name: str | None, table: Mapping[str, Any] | None) -> Run:
+    """The run with another adapter: its name, and the table of its options in place of the scenario's."""
+    chosen = dict(run.adapter if table is None else table)
+    if name is not None:
+        if table is None and chosen.get("name") not in (None, name):
+            # The options are those of another adapter.
+            chosen = {}
+        chosen["name"] = name
+    return dataclasses.replace(run, adapter=chosen)

@@ -19,11 +19,17 @@ POLL_S: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class ServerCommand:
-    """``words`` with ``{port}`` where the port belongs (the environment's PORT has it too), the folder to run in, the WebSocket's path."""
+    """``words`` with ``{port}`` where the port belongs (the environment's PORT has it too), the folder to run in, the WebSocket's path,
+    or a whole URL with ``{port}``."""
 
     words: tuple[str, ...]
     cwd: Path
     path: str = "/ws"
+
+    def _url(self, port: int) -> str:
+        if "://" in self.path:
+            return self.path.replace("{port}", str(port))
+        return f"ws://127.0.0.1:{port}{self.path if self.path.startswith('/') else '/' + self.path}"
 
     def start(self, processes: Processes, log: Path, cpus: frozenset[int] | None, asked: Callable[[], bool]) -> tuple[Process, str | None]:
         """The process and, when it listens, its URL; None when ``asked`` to stop before. ProcessError when it does not come."""
@@ -34,7 +40,7 @@ class ServerCommand:
         while not asked():
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
-                return process, f"ws://127.0.0.1:{port}{self.path if self.path.startswith('/') else '/' + self.path}"
+                return process, self._url(port)
             except OSError:
                 pass
             if (code := process.poll()) is not None:
@@ -46,12 +52,16 @@ class ServerCommand:
         return process, None
 
 
-def read_command(text: str, path: str) -> ServerCommand:
-    """A command in the words a shell would make of it, run in the present folder; ValueError with a sentence when it is none."""
+def read_command(text: str, path: str, folder: Path = Path()) -> ServerCommand:
+    """A command in the words a shell would make of it, run in ``folder``; ValueError with a sentence when it is none."""
     try:
         words = shlex.split(text)
     except ValueError as error:
         raise ValueError(f"expected a command, and the quotes of {text!r} do not match ({error})") from None
     if not words:
         raise ValueError("expected the command that starts a server, found nothing")
-    return ServerCommand(tuple(words), Path.cwd(), path)
+    if not folder.is_dir():
+        raise ValueError(f"expected a folder to run the command in, and {folder} is none")
+    if "://" in path and "{port}" not in path:
+        raise ValueError(f"expected {{port}} in the URL of the server that the command starts, found {path!r}")
+    return ServerCommand(tuple(words), folder.resolve(), path)

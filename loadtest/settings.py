@@ -201,7 +201,7 @@ def target_url(host: str | None, options: argparse.Namespace, transport: str = W
         if getattr(options, name) != -1:
             # As many digits as the server reads, and no exponent.
             query.append((name, f"{low.number(name):.9f}".rstrip("0").rstrip(".")))
-    if options.window != 1:
+    if options.window != 1 and transport == WEBSOCKET:
         query.append(("window", str(options.window)))
     if _asks_by_prompt(options) and (options.trace_file or workload_of(options)) and not any(name == "lengths" for name, _ in query):
         query.append(("lengths", "prompt"))
