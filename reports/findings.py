@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from loadtest.metrics import BEHAVIOURS
@@ -17,6 +17,13 @@ UNFAIR = 0.8
 """Of Jain's index: tokens that come at random stand at 0.91 in intervals of ten gaps; at 0.8 a fifth of the conversations gets nothing."""
 UNSERVED = 0.5
 """Of the streaming conversations, in an interval in which each should get two tokens: below a half most of them stand still."""
+LATE_STOP_TOKENS = 0.5
+"""After a stop, in the mean. Stops fall between two tokens: where the gap is much longer than the way there and back, none should come."""
+LATE_STOP_GAP_NS = 5e6
+LATE_STOP_WAYS = 3
+"""Gaps shorter than this many of the quickest TCP connect (a way there and back), or than 5 ms, say nothing about stops."""
+SERIAL_GROWTH = 1.2
+"""From one user on, twice the users must bring more than this much more tokens, or they wait for each other."""
 SERVER_CPU_SHARE = 0.9
 """Of one core, as for the generator: the target's latencies are then those of a full queue."""
 
@@ -88,4 +95,30 @@ def find_findings(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     settled, warm_up = summary["window"]["settled_at_s"], summary["window"]["warm_up_end_s"]
     if settled is not None and settled > warm_up + 1:
         note("not_settled", settled, f"The rate of tokens settled only at {settled:g} s, after the warm-up ({warm_up:g} s).")
+    _note_late_stops(summary, note)
+    _note_serial(summary, note)
     return [{"finding": kind, "measured": number, "sentence": sentence} for kind, number, sentence in found]
+
+
+def _note_late_stops(summary: Mapping[str, Any], note: Callable[[str, float | None, str], None]) -> None:
+    stop, metrics = summary["stop"], summary["metrics"]
+    mean = stop.get("overrun_tokens_mean")
+    gaps = metrics.get("itl") or metrics.get("inter_chunk") or {}
+    gap_ns = (gaps.get("percentiles") or {}).get("p50", {}).get("value")
+    way_ns = stop.get("way_ns")
+    if mean is not None and gap_ns and way_ns and mean >= LATE_STOP_TOKENS and gap_ns >= max(LATE_STOP_GAP_NS, LATE_STOP_WAYS * way_ns):
+        note("late_stop", mean, f"{significant(mean)} tokens came after each stop, in the mean: the server does not stop at once.")
+    closed = stop.get("by_closing")
+    note("stopped_by_closing", closed, f"{plural(closed or 0, 'stop')} closed the connection: nobody sees when the server heard of it.")
+
+
+def _note_serial(summary: Mapping[str, Any], note: Callable[[str, float | None, str], None]) -> None:
+    """Users of a ladder that wait for each other: the first step has few, and those after it bring no more tokens."""
+    steps = [step for step in summary["steps"] if step["seconds"] and step["rates"]["throughput_tokens"]]
+    if len(steps) < 2:
+        return
+    first, last = steps[0], steps[-1]
+    before, after = (step["rates"]["throughput_tokens"] for step in (first, last))
+    if last["users"] >= 2 * first["users"] and after < SERIAL_GROWTH * before:
+        grew = f"From {plural(first['users'], 'user')} to {count(last['users'])} tokens a second went from {significant(before)} to"
+        note("serial", after / before, f"{grew} {significant(after)}: conversations wait for each other, or the server was full already.")

@@ -84,7 +84,7 @@ def summarise_run(run: Run, asked: Asked | None = None) -> dict[str, Any]:
         "goodput": measure_goodput(run, limits, inside, batches, window.steady_s, dropped),
         "stalls": measure_stalls(run, untainted, batches), "fluidity": measure_fluidity(run, untainted, batches),
         "fairness": measure_fairness(run, metrics[run.gap_metric]), "served": measure_service(run),
-        "stop": _measure_stop(clean.rows, metrics),
+        "stop": _measure_stop(run, clean.rows, metrics),
         "load": measure_load(run), "behaviours": count_behaviours(run),
         "errors": list_errors(run),
         "steps": [measure_step(run, step, limits) for step in window.steps] if len(window.steps) > 1 else [],
@@ -226,7 +226,7 @@ def measure_rates(run: Run, seconds: Ints, inside: npt.NDArray[np.bool_], length
     }  # fmt: skip
 
 
-def _measure_stop(rows: pd.DataFrame, metrics: dict[str, Any]) -> dict[str, Any]:
+def _measure_stop(run: Run, rows: pd.DataFrame, metrics: dict[str, Any]) -> dict[str, Any]:
     asked = rows["stop_sent_at_ns"].notna()
     stopped = rows[rows["outcome"] == "stopped"]
     # Of a conversation that was stopped by closing its connection nobody knows what the server still sent.
@@ -237,6 +237,7 @@ def _measure_stop(rows: pd.DataFrame, metrics: dict[str, Any]) -> dict[str, Any]
         "overrun_tokens_total": int(overrun.sum()), "overrun_tokens_mean": float(overrun.mean()) if len(overrun) else None,
         "overrun_tokens_max": int(overrun.max()) if len(overrun) else None,
         "latency_p50_ns": metrics["stop_latency"]["percentiles"]["p50"]["value"],
+        "way_ns": None if pd.isna(way := run.connections["tcp_ns"].min()) else int(way),
     }  # fmt: skip
 
 

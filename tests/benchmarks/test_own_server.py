@@ -35,8 +35,8 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(chat: Path, out: Path, *words: str) -> tuple[int, dict[str, Any], str]:
     """`python -m benchmarks bench` from the page, with this Python for the server's."""
     command = [
-        sys.executable, "-m", "benchmarks", "bench", "--json", "--out", str(out), "--server-dir", str(chat), "--server-path", "/", "--server",
-        f"{sys.executable} -m server {{port}}", *words,
+        sys.executable, "-m", "benchmarks", "bench", "--json", "--out", str(out), "--server-dir", str(chat), "--server-path", "/",
+        "--server", f"{sys.executable} -m server {{port}}", *words,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
