@@ -56,7 +56,7 @@ RAISE_FILES = files=$$(ulimit -S -n); if [ "$$files" != unlimited ] && [ "$$file
 	for files in 65536 $$(ulimit -H -n) 24576 10240 4096; do \
 	if [ "$$files" != unlimited ] && (ulimit -S -n "$$files") 2>/dev/null; then ulimit -S -n "$$files"; break; fi; done; fi;
 
-.PHONY: help bench capacity test serve ui report calibrate check lint format lock clean runtime dev
+.PHONY: help bench capacity test serve ui report calibrate check lint format audit lock clean runtime dev
 
 help:
 	@echo 'make bench      drive the reference server with the standard suite and draw the report under runs/'
@@ -77,6 +77,7 @@ help:
 	@echo 'make check      is this tree slower than another revision?           BASE=origin/main GATE=5 ARGS="..."'
 	@echo 'make lint       ruff and mypy                                        make format: let ruff lay the code out'
 	@echo 'make lock       pin the dependencies of pyproject.toml again         UPGRADE=1 for the newest versions (needs uv)'
+	@echo 'make audit      is any pinned package known to be weak? (asks the advisory database of pip-audit)'
 	@echo 'make clean      remove .venv and caches; runs/ stays'
 	@echo
 	@echo 'PYTHON=python3.12 chooses the Python that .venv is made with (3.11 or newer).'
@@ -124,6 +125,9 @@ lint: dev
 format: dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+audit:
+	@PYTHON=$(call quote,$(if $(PYTHON),$(PYTHON),python3)) sh .ci/audit
 
 lock:
 	@UV=$(call quote,$(UV)) UPGRADE=$(call quote,$(UPGRADE)) sh .ci/lock
