@@ -16,8 +16,10 @@ from rich.text import Text
 from loadtest.histogram import Histogram
 from loadtest.run_directory import GAUGES, RawFile, read_frames
 
-PLAIN_EVERY_S = 5.0
-"""Without a terminal (CI): at most one line in this time."""
+PLAIN_EVERY_S, PLAIN_LINES, PLAIN_LONGEST_S = 5.0, 240, 60.0
+"""Without a terminal (CI): at most one line in the first of these; in a run of hours about so many, but one a minute at least."""
+KEPT_SECONDS = 64
+"""So many of the latest seconds are kept, however long the run."""
 FAILURES = ("conversations_failed", "connects_failed")
 
 
@@ -57,6 +59,9 @@ class Figures:
                 self._reported.setdefault(row["second"], set()).add(row["worker"])
                 for name in GAUGES:
                     second[name] += row[name] or 0
+        for old in sorted(self._seconds)[:-KEPT_SECONDS]:
+            del self._seconds[old]
+            self._reported.pop(old, None)
 
     def _add_histograms(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
@@ -91,6 +96,23 @@ class Figures:
         return "  ".join(parts).replace(",", " ")
 
 
+def span(seconds: float) -> str:
+    """A time as one says it: 95 s, 12 min, 3 h 20 min."""
+    if seconds < 120:
+        return f"{max(0.0, seconds):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def remaining(seconds: float, now: float) -> str:
+    """How long it still takes; of more than two minutes also the clock time (local) at which it is over. ``now``: seconds since 1970."""
+    if seconds < 120:
+        return f"{span(seconds)} left"
+    end = time.localtime(now + seconds)
+    day = "" if end.tm_yday == time.localtime(now).tm_yday else time.strftime("%a ", end)
+    return f"{span(seconds)} left, until {day}{time.strftime('%H:%M', end)}"
+
+
 class Progress:
     """Shows where the suite is: entered once for each run, ``show`` called again and again."""
 
@@ -99,14 +121,15 @@ class Progress:
         self._title = title
         self._seconds = max(seconds, 1e-9)
         self._started = time.monotonic()
-        self._spoke = -PLAIN_EVERY_S
+        self._every = min(PLAIN_LONGEST_S, max(PLAIN_EVERY_S, self._seconds / PLAIN_LINES))
+        self._spoke = -self._every
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Progress:
         if self._live is not None:
             self._live.start()
         else:
-            self._console.print(f"{self._title}: about {self._seconds:.0f} s", highlight=False)
+            self._console.print(f"{self._title}: about {span(self._seconds)}", highlight=False)
             self._spoke = time.monotonic()
         return self
 
@@ -122,9 +145,9 @@ class Progress:
         """Say what is being done, with the figures so far; without a terminal only every few seconds."""
         now = time.monotonic()
         passed = now - self._started
-        left = f"{max(0.0, self._seconds - passed):.0f} s left" if doing == "load" else doing
+        left = remaining(self._seconds - passed, time.time()) if doing == "load" else doing
         if self._live is None:
-            if doing == "load" and now - self._spoke >= PLAIN_EVERY_S:
+            if doing == "load" and now - self._spoke >= self._every:
                 self._spoke = now
                 self._console.print(f"  {left:>10}  {figures}", highlight=False, soft_wrap=True)
             return

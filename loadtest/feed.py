@@ -7,6 +7,7 @@ view: results come from the run directory.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ ROWS = {
 }
 """Metric to row name. Only whole conversations count in the aggregated row: a sum over tokens and connects means nothing."""
 _LEAST_MS = 0.001
+_RATE_KEPT_S = 60
+_HISTORY_KEPT = 2000
 
 
 def bucket(value_ms: float) -> float:
@@ -66,6 +69,7 @@ def refine_locust() -> None:
 
 def feed(stats: RequestStats, flush: Flush) -> None:
     """Add one second's new values (ns) and errors to Locust's table."""
+    bound(stats, time.time())
     for metric, name in ROWS.items():
         errors: Mapping[str, int] = {}
         if metric == "connect_time":
@@ -75,6 +79,22 @@ def feed(stats: RequestStats, flush: Flush) -> None:
         values = flush.values.get(metric)
         if (values is not None and values.size) or errors:
             _extend(stats, name, np.empty(0) if values is None else values / 1e6, errors, aggregated=metric == "e2e")
+
+
+def bound(stats: RequestStats, now: float) -> None:
+    """Forget what Locust keeps for ever and never reads again: rates of long-past seconds, and half of a history grown too long.
+
+    Without this a run of days would grow by megabytes an hour. ``now``: seconds since 1970.
+    """
+    oldest = int(now) - _RATE_KEPT_S
+    for entry in (stats.total, *stats.entries.values()):
+        for rates in (entry.num_reqs_per_sec, entry.num_fail_per_sec):
+            # They stand in the order of time, but for what another process sent late.
+            for second in [second for second in itertools.islice(rates, _RATE_KEPT_S) if second < oldest]:
+                del rates[second]
+    if len(stats.history) > _HISTORY_KEPT:
+        # A chart of hours needs no point every five seconds.
+        del stats.history[1:-1:2]
 
 
 def _extend(stats: RequestStats, name: str, values_ms: npt.NDArray[np.float64], errors: Mapping[str, int], aggregated: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from .bookkeeping import Bookkeeping
 from .clock_offset import Offset
+from .feed import bound
 from .fleet import ARRIVALS, CHILDREN_S, DEAL, DEALT_LATE, STOP, Fleet
 from .gate import Gate, warn_if_exposed
 from .interrupts import interrupt_between_switches, interrupt_main
@@ -173,6 +175,7 @@ class Lifecycle:
     def _on_worker_report(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
         try:
             self.live.merge(client_id, data.pop("streamgauge", []))
+            bound(self.environment.stats, time.time())
         except (KeyError, TypeError, ValueError) as error:
             logger.warning("worker %s sent a report that cannot be read: %r; the live figures lack it", client_id, error)
 

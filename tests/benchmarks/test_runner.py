@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from rich.console import Console
 from benchmarks import overview, watcher
 from benchmarks.options import duration, overrides, parse, split
 from benchmarks.processes import Interrupts, ProcessError, Processes, ended, split_cpus
-from benchmarks.progress import Figures, Progress
+from benchmarks.progress import KEPT_SECONDS, Figures, Progress, remaining, span
 from benchmarks.reachability import Access, UnreachableError, check_target, shown, with_query
 from benchmarks.runner import BenchError, new_folder
 from benchmarks.scenario import find, read
@@ -356,6 +357,29 @@ class TestFigures:
                 progress.show("load", "5 users")
         assert isinstance(console.file, io.StringIO)
         assert console.file.getvalue() == "[1/2] smoke: about 10 s\n"
+
+    def test_hours_are_told_in_hours_with_the_clock_time_of_the_end(self) -> None:
+        assert [span(s) for s in (0, 95.4, 119, 120, 3600, 7199, 7200, 12_000, 86_400)] == [
+            "0 s", "95 s", "119 s", "2 min", "60 min", "2 h 0 min", "2 h 0 min", "3 h 20 min", "24 h 0 min",
+        ]  # fmt: skip
+        now = time.mktime((2026, 11, 22, 14, 0, 0, 0, 0, -1))
+        assert remaining(90, now) == "90 s left"
+        assert remaining(1800, now) == "30 min left, until 14:30"
+        assert remaining(12 * 3600, now) == "12 h 0 min left, until Mon 02:00"
+
+    def test_a_run_of_hours_keeps_the_latest_seconds_alone(self, tmp_path: Path) -> None:
+        run = RunDirectory.create(tmp_path / "run", {})
+        writer = run.writer("w0")
+        gauges = {"users": [5], "opening": [0], "open": [4], "streaming": [3]}
+        figures = Figures(run.path)
+        for second in range(500):
+            writer.append("intervals", {"worker": ["w0"], "second": [second], **counters(), **gauges})
+            if second % 50 == 0:
+                figures.update()
+        figures.update()
+        assert len(figures._seconds) == len(figures._reported) == KEPT_SECONDS
+        assert figures.last()["open"] == 4
+        writer.end()
 
     def test_on_a_terminal_it_shows_time_and_figures(self) -> None:
         console = Console(file=io.StringIO(), force_terminal=True, width=120)

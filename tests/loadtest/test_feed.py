@@ -41,3 +41,12 @@ def test_no_value_is_lost_between_buckets(fed: Any) -> None:
     requests, counted, buckets = fed["many"]
     assert requests == counted == 200_000
     assert buckets < 1000
+
+
+def test_locusts_table_does_not_grow_with_the_hours(play: Callable[..., Any]) -> None:
+    told = play("hours")
+    assert told["rates"] <= 61
+    assert told["history"] <= 2001
+    # The first and the last point of what was thinned are still there, and the order is that of time.
+    assert told["ends"] == [0, 2499]
+    assert told["rising"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtest.arrivals import SECOND_NS
 from loadtest.conversation import NEVER, Conversation
 from loadtest.histogram import Histogram
 from loadtest.metrics import HISTOGRAMS, OUTCOMES
@@ -518,3 +521,47 @@ def test_what_it_writes_the_run_directory_reads(tmp_path: Path) -> None:
     }  # fmt: skip
     metrics = set(run.table("histograms")["metric"].to_pylist())
     assert metrics == set(HISTOGRAMS) - {"stop_latency", "inter_chunk"}
+
+
+def test_what_a_recorder_holds_does_not_grow_with_the_tokens() -> None:
+    """A minute at 2 000 tokens a second: nothing of a token outlives the second in which it was measured."""
+
+    class Nowhere:
+        def append(self, table: str, columns: Any) -> None:
+            pass
+
+    recorder = Recorder("w0", 0, Nowhere())
+    streaming: list[Conversation] = []
+
+    def live(second: int) -> None:
+        begin = second * SECOND_NS
+        for conversation in streaming:
+            # Each in flight for three seconds, twenty tokens a second.
+            if begin - conversation.sent >= 3 * SECOND_NS:
+                conversation.end(begin, begin)
+                recorder.finish(conversation)
+        streaming[:] = [one for one in streaming if not one.outcome]
+        while len(streaming) < 100:
+            fresh = Conversation(1, recorder.number_conversation(), 1, 1)
+            fresh.sent = begin
+            recorder.counts["conversations_started"] += 1
+            streaming.append(fresh)
+        for conversation in streaming:
+            instants = [begin + place * SECOND_NS // 20 for place in range(20)]
+            conversation.arrivals += instants
+            conversation.reads += instants
+        recorder.absorb(begin + SECOND_NS, streaming)
+        recorder.flush(begin + SECOND_NS, {"users": 1, "opening": 0, "open": 1, "streaming": 1}, {})
+
+    held = []
+    tracemalloc.start()
+    try:
+        for second in range(60):
+            live(second)
+            if second in (19, 39, 59):
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    # A byte kept of each of the 40 000 tokens between would be more.
+    assert max(held[1] - held[0], held[2] - held[1]) < 40_000, held

@@ -23,7 +23,7 @@ from loadtest.arrivals import Arrival, Share, arrive, evenly
 from loadtest.clock import Clock
 from loadtest.conversation import Conversation
 from loadtest.engine import Engine
-from loadtest.feed import bucket, feed, refine_locust
+from loadtest.feed import bound, bucket, feed, refine_locust
 from loadtest.open_loop import OpenLoop
 from loadtest.rates import flat
 from loadtest.recorder import Flush, Recorder
@@ -207,6 +207,30 @@ def patience():
     return {"counts": counts, "waiting": waiting, "oldest_ns": oldest}
 
 
+def hours():
+    """Locust's table after thousands of seconds with a conversation each."""
+    environment = Environment()
+    stats = environment.stats
+    for second in range(2500):
+        feed_second(stats, second)
+        stats.history.append({"time": second})
+        bound(stats, float(second))
+    kept = [point["time"] for point in stats.history]
+    return {
+        "rates": max(len(entry.num_reqs_per_sec) for entry in (stats.total, *stats.entries.values())),
+        "history": len(kept),
+        "ends": [kept[0], kept[-1]],
+        "rising": kept == sorted(kept),
+    }
+
+
+def feed_second(stats, second):
+    """As ``feed`` does, but at a second of our own."""
+    for entry in (stats.total, stats.entries["conversation", "WS"]):
+        entry.num_reqs_per_sec[second] = 1
+        entry.num_fail_per_sec[second] = 1
+
+
 def shapes():
     """What each shape wants in each second, until its end."""
     profile = Profile(users=20, base=4, run_time_s=12, start_s=2, length_s=4)
@@ -227,6 +251,6 @@ def metrics(*urls):
 
 
 scene, *arguments = sys.argv[1:]
-scenes = (fed, clockwork, resolved, arrivals, redeal, patience, shapes, metrics)
+scenes = (fed, clockwork, resolved, arrivals, redeal, patience, hours, shapes, metrics)
 result = {one.__name__: one for one in scenes}[scene](*arguments)
 sys.stdout.write(json.dumps(result, default=float))
