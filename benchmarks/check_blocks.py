@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from .check_plan import BASE, HEAD, METRICS, PlanError
+from .check_plan import BASE, COUNTED, HEAD, METRICS, PlanError
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 COMPLETED, STOPPED = 0, 1
@@ -47,7 +47,8 @@ def arm_figures(arrays: Arrays, slices: Sequence[Mapping[str, Any]], arm: str) -
     tried = sum(row["conversations"] + row["failed_connects"] for row in own)
     return {
         "conversations": sum(row["conversations"] for row in own), "tokens": received, "tried": tried, "failed": failed,
-        "latencies": int(latency.size), "errors": _added(row["errors"] for row in own), "tpot_p50": nearest_rank(tpot, 0.5),
+        "latencies": int(latency.size), "gaps": int(itl.size),
+        "errors": _added(row["errors"] for row in own), "tpot_p50": nearest_rank(tpot, 0.5),
         "token_latency_p99": nearest_rank(latency, 0.99), "itl_p99": nearest_rank(itl, 0.99), "cpu_per_token": by_token("cpu_ns"),
         "time_per_token": by_token("duration_ns"), "token_latency_p50": nearest_rank(latency, 0.5),
         "ttft_p50": nearest_rank(_present(of_conversations["ttft_ns"]), 0.5),
@@ -131,6 +132,6 @@ def _check_block(row: Mapping[str, Any], expected: int) -> None:
     if row["block"] != expected:
         raise ValueError(f"expected block {expected}, found {row['block']}")
     for arm in ARMS:
-        missing = [name for name in (*METRICS, "tried", "failed", "latencies") if name not in row[arm]]
+        missing = [name for name in (*METRICS, "tried", "failed", *COUNTED.values()) if name not in row[arm]]
         if missing:
             raise KeyError(missing[0])

@@ -55,6 +55,8 @@ METRICS: Final[Mapping[str, Metric]] = {
     "stop_latency_p50": Metric("stop latency p50", "ns", "median of stop sent to arrival of the end message"),
     "instructions_per_token": Metric("instructions per token", "1", "user-space instructions of the server's processes by token"),
 }
+COUNTED: Final[Mapping[str, str]] = {"token_latency_p99": "latencies", "itl_p99": "gaps"}
+"""Percentiles that need ``LEAST_TOKENS`` in each arm of a block, and the count that says how many there were."""
 GATES: Final[Mapping[str, tuple[tuple[float, float], ...]]] = {
     "10": ((0.02, 0.10), (0.05, 0.30), (0.02, 0.10)),
     "5": ((0.01, 0.05), (0.03, 0.30), (0.01, 0.05)),

@@ -159,8 +159,9 @@ def render_history(table: pd.DataFrame, charts: Sequence[Chart]) -> str:
         ]  # fmt: skip
         rows.append(
             {
-                "number": number, "ended": row["ended_utc"], "revision": _text(row["revision"], lambda text: str(text)[:10]),
-                "verdict": row["verdict"], "blocks": _text(row["blocks"], count), "seconds": _text(row["seconds"], count), "cells": cells,
+                "number": number, "ended": str(row["ended_utc"])[:16].replace("T", "\u00a0"), "verdict": row["verdict"], "cells": cells,
+                "revision": _text(row["revision"], lambda text: str(text)[:10]), "blocks": _text(row["blocks"], count),
+                "seconds": _text(row["seconds"], count),
                 "style": {PASS: "ok", REGRESSED: "broken"}.get(row["verdict"], ""),
             }
         )  # fmt: skip

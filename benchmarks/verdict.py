@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from .check_plan import BASE, HEAD, HEALTH_TITLES, METRICS, CheckPlan, Gate
+from .check_plan import BASE, COUNTED, HEAD, HEALTH_TITLES, METRICS, CheckPlan, Gate
 from .signed_rank import estimate, lower_bound, p_greater, upper_bound
 
 PASS, REGRESSED, INCONCLUSIVE, INVALID = "pass", "regressed", "inconclusive", "invalid"
@@ -46,7 +46,8 @@ def judge(plan: CheckPlan, blocks: Sequence[Block]) -> dict[str, Any]:
     measured = min(len(blocks), plan.looks[-1])
     if measured < plan.looks[0]:
         reason = f"the check ended after {measured} of at least {plan.looks[0]} blocks; fewer can say nothing"
-        return _whole(plan, blocks, INVALID, [reason], [])
+        gates = [judge_gate(plan, gate, blocks) | {"verdict": UNDECIDED} for gate in plan.gates] if blocks else []
+        return _whole(plan, blocks, INVALID, [reason], gates, judge_errors(plan, blocks) | {"verdict": UNDECIDED} if blocks else None)
     verdict = judge_at(plan, blocks[:measured])
     verdict["verdict"], verdict["exit_code"] = INCONCLUSIVE, EXIT_CODES[INCONCLUSIVE]
     if measured not in plan.looks:
@@ -88,8 +89,8 @@ def judge_gate(plan: CheckPlan, gate: Gate, blocks: Sequence[Block]) -> dict[str
         row["reason"] = f"{title}: no figure of both arms in {_blocks(missing)}"
         return row
     d = np.array(found, dtype=np.float64)
-    if gate.metric.endswith("_p99"):
-        few = min(min(block[BASE]["latencies"], block[HEAD]["latencies"]) for block in blocks)
+    if (counted := COUNTED.get(gate.metric)) is not None:
+        few = min(min(block[BASE][counted], block[HEAD][counted]) for block in blocks)
         if few < plan.least_tokens:
             row["reason"] = (
                 f"{title}: {few} tokens in an arm of a block, and it needs {plan.least_tokens}; take longer slices or more users"

@@ -112,7 +112,8 @@ def text_chart(gates: Sequence[Mapping[str, Any]]) -> list[str]:
             line[column(change)] = mark
         first, last = column(row["low"]), column(row["high"])
         line[first : last + 1] = ["─"] * (last - first + 1)
-        ends = [(row["low"], "◀" if row["low"] < low else "├"), (row["high"], "▶" if row["high"] > high else "┤"), (row["change"], "●")]
+        beyond = "▶" if row["change"] > high else "◀" if row["change"] < low else "●"
+        ends = [(row["low"], "◀" if row["low"] < low else "├"), (row["high"], "▶" if row["high"] > high else "┤"), (row["change"], beyond)]
         lines.append(f"{row['title']:>{width}}  {overlay(ends, line)}")
     axis = [" "] * (CHART_COLUMNS + 8)
     for change in dict.fromkeys((low, 0.0, high)):

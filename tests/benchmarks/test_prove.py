@@ -53,7 +53,7 @@ def test_many_jobs_at_once_are_judged_as_one_is(gate: str) -> None:
     for job in range(len(d)):
         blocks = []
         for number in range(30):
-            arm = {**dict.fromkeys(ALL, 1.0), "tried": 10, "failed": 0, "latencies": 9999, "errors": {}}
+            arm = {**dict.fromkeys(ALL, 1.0), "tried": 10, "failed": 0, "latencies": 9999, "gaps": 9999, "errors": {}}
             head = arm | {metric: math.exp(d[job, number, place]) for place, metric in enumerate(METRICS)}
             blocks.append({"block": number + 1, "base": arm, "head": head, "host": host})
         verdict = judge(plan, blocks)

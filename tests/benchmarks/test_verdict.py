@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -30,7 +31,7 @@ def a_plan(gate: str = "10", looks: tuple[int, ...] = (10, 20, 30)) -> CheckPlan
 
 def an_arm(**figures: Any) -> dict[str, Any]:
     made: dict[str, Any] = dict.fromkeys(METRICS, 100_000.0)
-    made |= {"conversations": 100, "tokens": 3000, "tried": 100, "failed": 0, "latencies": 2900, "errors": {}}
+    made |= {"conversations": 100, "tokens": 3000, "tried": 100, "failed": 0, "latencies": 2900, "gaps": 2900, "errors": {}}
     return made | figures
 
 
@@ -118,6 +119,7 @@ def test_swapped_labels_mirror_the_verdict() -> None:
 def test_fewer_blocks_than_the_first_look_are_refused() -> None:
     verdict = judge(a_plan(), some_blocks({"tpot_p50": [1.0] * 30})[:9])
     assert (verdict["verdict"], verdict["exit_code"]) == ("invalid", 12)
+    assert {row["verdict"] for row in verdict["gates"]} == {"undecided"}
     assert judge(a_plan(), [])["verdict"] == "invalid"
 
 
@@ -156,6 +158,15 @@ def test_too_few_tokens_for_the_p99_decide_nothing() -> None:
     verdict = judge(a_plan(), blocks)
     assert verdict["verdict"] == "inconclusive"
     assert any("458 tokens" in reason for reason in verdict["reasons"])
+
+
+def test_without_acknowledgements_the_gaps_are_counted() -> None:
+    plan = dataclasses.replace(a_plan(), gates=make_gates("10", False, True))
+    blocks = some_blocks({"itl_p99": around(0.5, 0.05)})
+    for block in blocks:
+        block["base"]["latencies"] = block["head"]["latencies"] = 0
+    verdict = judge(plan, blocks)
+    assert [(row["metric"], row["verdict"]) for row in verdict["gates"]][1] == ("itl_p99", "regressed")
 
 
 def test_a_missing_figure_decides_nothing() -> None:
@@ -209,7 +220,7 @@ def test_errors_now_and_then_keep_it_from_passing() -> None:
 def test_a_head_that_dies_has_regressed_though_it_has_no_figures() -> None:
     blocks = some_blocks({})
     for block in blocks:
-        block["head"] = an_arm(**dict.fromkeys(METRICS), conversations=0, tokens=0, tried=40, failed=40, latencies=0, errors={})
+        block["head"] = an_arm(**dict.fromkeys(METRICS), conversations=0, tokens=0, tried=40, failed=40, latencies=0, gaps=0, errors={})
     verdict = judge(a_plan(), blocks)
     assert verdict["verdict"] == "regressed"
     json.loads(verdict_json(verdict))

@@ -79,6 +79,8 @@ def test_the_chart_puts_marks_in_their_order() -> None:
     wild = text_chart([a_gate(low=-0.9, high=9.0, change=0.1)])
     assert "◀" in wild[0]
     assert "▶" in wild[0]
+    far = text_chart([a_gate(low=4.0, high=5.0, change=4.5)])
+    assert far[0].rstrip().endswith("▶")
     assert text_chart([a_gate(change=None, low=None, high=None)]) == []
 
 
