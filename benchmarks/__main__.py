@@ -24,6 +24,7 @@ OWN_OPTIONS: Final = {
     "omission": "benchmarks.omission",
     "account": "benchmarks.accounting",
     "sabotage": "benchmarks.sabotage",
+    "viewer": "benchmarks.viewer",
     "faults": "benchmarks.reliability",
     "scaling": "benchmarks.scaling",
     "transports": "benchmarks.transports",

@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("servers", help="the same conversation on several servers: ladder and ceiling", add_help=False)
     commands.add_parser("transports", help="one stream of tokens by WebSocket, server-sent events and polls, near and far", add_help=False)
     commands.add_parser("sabotage", help="does every rule of validity refuse a run with its fault, and none a healthy one?", add_help=False)
+    commands.add_parser("viewer", help="what does it cost the generator that somebody looks on?", add_help=False)
     commands.add_parser("capacity", help="how many conversations keep every objective?", add_help=False)
     commands.add_parser("account", help="every token that the server sent, held against what a run received", add_help=False)
     commands.add_parser("check", help="is one server slower than another, by an amount that matters? for CI", add_help=False)

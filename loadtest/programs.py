@@ -18,6 +18,8 @@ from pathlib import Path
 from posix import waitpid
 
 _POLL_S = 0.02
+# gevent's loop takes the status of whatever child ends, once it has watched any: so the program's own is written down, too.
+_WRITE_STATUS = '"$@"; echo $? >&3'
 
 
 class Program:
@@ -29,22 +31,28 @@ class Program:
             raise FileNotFoundError(f"there is no program {command[0]}")
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._status = tempfile.TemporaryFile()  # noqa: SIM115
         self.code: int | None = None
         self.pid = os.posix_spawn(
-            path, [*command], {**os.environ, **(environment or {})}, setpgroup=0,
+            "/bin/sh", ["sh", "-c", _WRITE_STATUS, "sh", path, *command[1:]], {**os.environ, **(environment or {})}, setpgroup=0,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, self._output.fileno(), 1),
                 (os.POSIX_SPAWN_DUP2, self._errors.fileno(), 2),
+                (os.POSIX_SPAWN_DUP2, self._status.fileno(), 3),
             ],
         )  # fmt: skip
 
     def poll(self) -> int | None:
-        """The exit code (that of a signal is negative), or None while it runs."""
+        """The exit code (of one that a signal ended: negative), or None while it runs."""
         if self.code is None:
-            pid, status = waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.code = os.waitstatus_to_exitcode(status)
+            try:
+                ended = waitpid(self.pid, os.WNOHANG)[0] != 0
+            except ChildProcessError:
+                ended = True
+            if ended:
+                written = _text(self._status.fileno()).strip()
+                self.code = int(written) if written else -signal.SIGTERM
         return self.code
 
     def wait(self, timeout_s: float) -> int | None:
@@ -57,7 +65,7 @@ class Program:
     def signal(self, number: int = signal.SIGTERM) -> None:
         """Send a signal, unless it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            os.killpg(self.pid, number)
 
     @property
     def output(self) -> str:
@@ -71,11 +79,12 @@ class Program:
 
     def close(self) -> None:
         """End it by force if it still runs, and forget what it wrote."""
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
-            self.code = os.waitstatus_to_exitcode(waitpid(self.pid, 0)[1])
+        self.signal(signal.SIGKILL)
+        while self.poll() is None:
+            time.sleep(_POLL_S)
         self._output.close()
         self._errors.close()
+        self._status.close()
 
 
 def _text(descriptor: int) -> str:

@@ -45,7 +45,7 @@ _FIRST = (
 """What most tests are about stands above what few ever change."""
 _OF_LOCUST = {"users": "user_count", "spawn_rate": "spawn_rate", "run_time": "run_time"}
 """Options of Locust's own that a scenario may name, and what the page calls them."""
-_CATALOGUE_S = 30.0
+_CATALOGUE_S = 60.0
 
 
 class FormError(Exception):
@@ -76,6 +76,8 @@ class Form:
     def adapt(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Locust's arguments of its page with secrets masked, options in order, and values that make Start work."""
         self._reading.join()
+        if not self._scenarios:
+            self._reading = gevent.spawn(self._read_catalogue)
         options = {name: dict(option) for name, option in (arguments.get("extra_options") or {}).items()}
         for name in SECRETS:
             if name in options and self._current(name):

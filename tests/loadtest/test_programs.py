@@ -49,3 +49,10 @@ def test_our_own_packages_are_found_from_anywhere(tmp_path: object, monkeypatch:
     monkeypatch.chdir(str(tmp_path))
     command, where = own_command(sys.executable, "benchmarks", "list", "--json")
     assert '"smoke"' in read_output(command, 60, where)
+
+
+def test_a_status_that_somebody_else_has_taken_is_known_all_the_same() -> None:
+    program = Program(python("import sys; sys.exit(7)"))
+    os.waitpid(program.pid, 0)
+    assert program.wait(30) == 7
+    program.close()

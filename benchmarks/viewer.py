@@ -1,0 +1,165 @@
+"""What it costs the generator that somebody looks on: tokens per CPU-second with the Streaming page open, and without.
+
+One run; its time is cut into pairs of stretches, one with viewers and one without, in an order that turns from pair to pair, so that what
+drifts falls on both alike. The stretches are long against the page's one poll a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from rich.console import Console
+
+from . import limits
+from .processes import Interrupts, Process, ProcessError, Processes, split_cpus
+from .runner import LISTENING, SERVER_READY_S
+from .ui import WEB_READY, WEB_READY_S, choose_port
+
+POLL_S, STATS_POLL_S = 1.0, 2.0
+"""How often the Streaming tab asks for its data, and Locust's page around it for its own."""
+_TOKENS = re.compile(r"^streamgauge_run_tokens_total (\S+)", re.MULTILINE)
+_SETTLE_S = 3.0
+
+
+class Viewer(threading.Thread):
+    """Asks what a browser with the tab open asks, until told to stop."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self._url = url
+        self._over = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        """Poll both addresses at their own pace."""
+        part, second, asked = "", -1, 0
+        while not self._over.wait(POLL_S):
+            query = urllib.parse.urlencode({"part": part, "since": second})
+            data: dict[str, Any] = json.loads(_get(f"{self._url}/streaming/data?{query}"))
+            part = data["part"]
+            second = data["rows"][-1][0] if data["rows"] else second
+            asked += 1
+            if asked % round(STATS_POLL_S / POLL_S) == 0:
+                _get(f"{self._url}/stats/requests")
+
+    def stop(self) -> None:
+        """Look away."""
+        self._over.set()
+        self.join()
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310  # our own page on loopback
+        return str(answer.read().decode())
+
+
+def _reading(url: str, process: psutil.Process) -> tuple[float, float]:
+    """Tokens received so far, and processor seconds used so far by Locust, which has its users in itself here."""
+    found = _TOKENS.search(_get(f"{url}/metrics"))
+    used = process.cpu_times()
+    return float(found[1]) if found else 0.0, used.user + used.system
+
+
+def measure(url: str, process: psutil.Process, pairs: int, seconds: float, viewers: int, stopped: Any) -> list[tuple[float, float]]:
+    """Tokens per CPU-second without and with viewers, a pair after another; what was measured so far when stopped."""
+    rates: list[tuple[float, float]] = []
+    for pair in range(pairs):
+        found = {}
+        for looking in (False, True) if pair % 2 == 0 else (True, False):
+            watching = [Viewer(url) for _ in range(viewers)] if looking else []
+            time.sleep(_SETTLE_S / 3)
+            tokens, cpu = _reading(url, process)
+            time.sleep(seconds)
+            more_tokens, more_cpu = _reading(url, process)
+            for viewer in watching:
+                viewer.stop()
+            found[looking] = (more_tokens - tokens) / (more_cpu - cpu)
+            if stopped():
+                return rates
+        rates.append((found[False], found[True]))
+    return rates
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the comparison; exit code 0, 1 when a process failed, 130 when interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks viewer", description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--users", type=int, default=50)
+    parser.add_argument("--gap-ms", type=float, default=5.0)
+    parser.add_argument("--pairs", type=int, default=8, help="stretches with and without, in pairs")
+    parser.add_argument("--seconds", type=float, default=8.0, help="length of a stretch")
+    parser.add_argument("--viewers", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args(arguments)
+    errors, rates = Console(stderr=True), []
+    limits.raise_file_limit()
+    cpus = split_cpus()
+    with tempfile.TemporaryDirectory(prefix="streamgauge-") as folder, Interrupts() as interrupts, Processes() as processes:
+        stopped = lambda: interrupts.count > 0  # noqa: E731
+        try:
+            server = processes.start(
+                "the reference server", [sys.executable, "-m", "server", "--port", "0"], Path(folder) / "server.log", cpus and cpus[0]
+            )
+            match = server.wait_for_line(LISTENING, SERVER_READY_S, stopped)
+            generator = _start_locust(processes, Path(folder), match[1] if match else "", given, cpus and cpus[1])
+            generator.wait_for_line(WEB_READY, WEB_READY_S, stopped)
+            url = f"http://127.0.0.1:{given.port}"
+            _wait_for_tokens(url, stopped)
+            rates = measure(url, psutil.Process(generator.pid), given.pairs, given.seconds, given.viewers, stopped)
+        except (ProcessError, OSError) as error:
+            errors.print(str(error), style="red", markup=False)
+            return 1
+    if not rates:
+        return 130
+    without, looking = np.array(rates).T
+    ratio = looking / without
+    result = {
+        "pairs": len(rates), "viewers": given.viewers, "without_tokens_per_cpu_s": float(np.median(without)),
+        "with_tokens_per_cpu_s": float(np.median(looking)), "ratio_median": float(np.median(ratio)),
+        "ratio_least": float(ratio.min()), "ratio_most": float(ratio.max()),
+    }  # fmt: skip
+    if given.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        Console().print(
+            f"tokens per CPU-second, median of {len(rates)} pairs: {result['without_tokens_per_cpu_s']:.0f} with nobody looking, "
+            f"{result['with_tokens_per_cpu_s']:.0f} with {given.viewers}; ratio {result['ratio_median']:.4f} "
+            f"({result['ratio_least']:.4f} to {result['ratio_most']:.4f})",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    return 130 if interrupts.count else 0
+
+
+def _start_locust(processes: Processes, folder: Path, target: str, given: argparse.Namespace, cpus: Any) -> Process:
+    given.port = choose_port(None)
+    command = [
+        sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--host", target, "--web-host", "127.0.0.1", "--web-port",
+        str(given.port), "--autostart", "--users", str(given.users), "--spawn-rate", str(given.users), "--tokens", "100",
+        "--gap-ms", str(given.gap_ms), "--stop-share", "0.2", "--runs-folder", str(folder / "runs"),
+    ]  # fmt: skip
+    return processes.start("Locust", command, folder / "generator.log", cpus)
+
+
+def _wait_for_tokens(url: str, stopped: Any) -> None:
+    deadline = time.monotonic() + WEB_READY_S
+    while not stopped() and time.monotonic() < deadline:
+        try:
+            if (found := _TOKENS.search(_get(f"{url}/metrics"))) and float(found[1]) > 0:
+                time.sleep(_SETTLE_S)
+                return
+        except OSError:
+            pass
+        time.sleep(0.2)
+    raise ProcessError("no token came: is another program on this port?")
