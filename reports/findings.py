@@ -59,10 +59,11 @@ def find_findings(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         silence = "" if seen["silence_ns"] is None else f", ended {duration(seen['silence_ns'])} after their last token (p50)"
         apart = f"{plural(seen['conversations'], 'conversation')} set apart, {BEHAVIOURS[behaviour]}: {ended}{silence}."
         note(behaviour, seen["conversations"], apart)
-    dropped = summary["load"]["dropped"]
-    note("dropped", dropped, f"{plural(dropped, 'arrival')} of {count(summary['load']['due'])} dropped: all users were in conversations.")
-    late = summary["load"]["late"]
-    note("late", late, f"{plural(late, 'arrival')} of {count(summary['load']['due'])} found no free user and had to wait for one.")
+    # Of the window where there is one: at the very end arrivals are cut whose users were just told to leave.
+    arrivals = summary["load"].get("in_window") or summary["load"]
+    due, dropped, late = (int(arrivals[name]) for name in ("due", "dropped", "late"))
+    note("dropped", dropped, f"{plural(dropped, 'arrival')} of {count(due)} dropped: all users were in conversations.")
+    note("late", late, f"{plural(late, 'arrival')} of {count(due)} found no free user and had to wait for one.")
     again = connections["syn_retransmitted"]
     note("syn_retransmitted", again, f"{plural(again, 'connect')} had to repeat the SYN: the target's listen queue was full.")
     stalls = summary.get("stalls")
