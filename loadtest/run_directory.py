@@ -375,7 +375,7 @@ class RunDirectory:
         writers: dict[str, pq.ParquetWriter] = {}
         temporary = {table: self.path / f".{table}.parquet.partial" for table in TABLES}
         pending: dict[str, list[pa.RecordBatch]] = {table: [] for table in TABLES}
-        rows = dict.fromkeys(TABLES, 0)
+        rows, held = dict.fromkeys(TABLES, 0), dict.fromkeys(TABLES, 0)
         closing = ExitStack()
 
         def flush(table: str) -> None:
@@ -385,7 +385,7 @@ class RunDirectory:
             if pending[table]:
                 whole = pa.Table.from_batches(pending[table], schema_of(table, version))
                 writers[table].write_table(_completed(table, whole, TABLES[table].names).combine_chunks())
-            pending[table], rows[table] = [], 0
+            pending[table], rows[table], held[table] = [], 0, 0
 
         try:
             with closing:
@@ -393,8 +393,9 @@ class RunDirectory:
                     for table, batch in read_frames(path, state, version):
                         pending[table].append(batch)
                         rows[table] += batch.num_rows
-                        # Row groups of this size keep the memory of a long run's compaction flat.
-                        if rows[table] >= 1 << 18:
+                        held[table] += batch.nbytes
+                        # Row groups of this size keep the memory of a long run's compaction flat; a row of histograms is long.
+                        if rows[table] >= 1 << 18 or held[table] >= 1 << 25:
                             flush(table)
                 for table in TABLES:
                     if table != "tokens" or pending[table] or table in writers:

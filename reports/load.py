@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ Ints = npt.NDArray[np.int64]
 RUNS = Path("runs")
 GAPS = ("itl", "inter_chunk")
 """Names of the gaps between arrivals: until a worker sees a message with several tokens it writes the first."""
+PORTION = 1 << 21
+"""Entries of histograms that are sorted at a time."""
 _DETAIL_ROWS = 200
 """Rows of error texts read as examples, a kind."""
 
@@ -48,16 +50,29 @@ class SecondHistograms:
         rows = (row_batch >= 0) & (~self.tainted | tainted)
         if not rows.any():
             return Sample(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64), batches.strata, 0.0, 0.0, 0.0)
-        kept = rows[self.row]
         # Values first, then batch: the sample has to rise. A dense grid would be mostly zeros; a sort of the used cells is not.
         width = len(batches.strata)
-        cell, inverse = np.unique(self.bucket[kept] * width + row_batch[self.row[kept]], return_inverse=True)
-        counts = np.bincount(inverse, weights=self.count[kept]).astype(np.int64)
+        cell, counts = self._tally(rows, lambda row, bucket: bucket * width + row_batch[row])
         low, high = bucket_bounds(cell // width)
         return Sample(
             ((low + high) // 2).astype(np.float64), counts, cell % width, batches.strata, float(self.total[rows].sum()),
             float(self.minimum[rows].min()), float(self.maximum[rows].max()),
         )  # fmt: skip
+
+    def _tally(self, rows: npt.NDArray[np.bool_], number: Callable[[Ints, Ints], Ints]) -> tuple[Ints, Ints]:
+        """Cells in rising order and their counts, of the entries of ``rows``; in portions, so that a long run needs no copies of itself."""
+        cells, counts = [], []
+        for start in range(0, len(self.row), PORTION):
+            row = self.row[start : start + PORTION]
+            kept = rows[row]
+            bucket, count = self.bucket[start : start + PORTION][kept], self.count[start : start + PORTION][kept]
+            cell, inverse = np.unique(number(row[kept], bucket.astype(np.int64)), return_inverse=True)
+            cells.append(cell)
+            counts.append(np.bincount(inverse, weights=count).astype(np.int64))
+        if len(cells) < 2:
+            return (cells[0], counts[0]) if cells else (_NO_ROWS, _NO_ROWS)
+        whole, inverse = np.unique(np.concatenate(cells), return_inverse=True)
+        return whole, np.bincount(inverse, weights=np.concatenate(counts)).astype(np.int64)
 
     def quantiles_over_time(self, edges: Ints, qs: tuple[float, ...], *, tainted: bool = False) -> npt.NDArray[np.float64]:
         """Nearest-rank quantiles of each span of seconds [edges[i], edges[i+1]): shape (spans, qs), NaN where a span is empty."""
@@ -65,12 +80,10 @@ class SecondHistograms:
         span = np.searchsorted(edges, self.second, "right") - 1
         rows = (span >= 0) & (span < spans) & (~self.tainted | tainted)
         out = np.full((spans, len(qs)), np.nan)
-        kept = rows[self.row]
-        if not kept.any():
+        if not rows.any():
             return out
         width = int(self.bucket.max()) + 1
-        cell, inverse = np.unique(span[self.row[kept]] * width + self.bucket[kept], return_inverse=True)
-        counts = np.bincount(inverse, weights=self.count[kept]).astype(np.int64)
+        cell, counts = self._tally(rows, lambda row, bucket: span[row] * width + bucket)
         low, high = bucket_bounds(cell % width)
         middle = (low + high) // 2
         begins = np.searchsorted(cell, np.arange(spans + 1) * width)
