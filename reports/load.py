@@ -66,7 +66,8 @@ class SecondHistograms:
             row = self.row[start : start + PORTION]
             kept = rows[row]
             bucket, count = self.bucket[start : start + PORTION][kept], self.count[start : start + PORTION][kept]
-            cell, inverse = np.unique(number(row[kept], bucket.astype(np.int64)), return_inverse=True)
+            numbers: Ints = number(row[kept].astype(np.int64), bucket.astype(np.int64))
+            cell, inverse = np.unique(numbers, return_inverse=True)
             cells.append(cell)
             counts.append(np.bincount(inverse, weights=count).astype(np.int64))
         if len(cells) < 2:
