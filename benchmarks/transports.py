@@ -89,7 +89,7 @@ class Bench:
                 raise ProcessError(f"expected the client to measure {what} of {transport} in {CLIENT_S:g} s, and it did not end") from None
             finally:
                 client.kill()
-            if client.returncode:
+            if client.returncode or not said.strip():
                 raise ProcessError(f"the client that measures {what} of {transport} ended with exit code {client.returncode}")
         last: dict[str, Any] = json.loads(said.splitlines()[-1])
         return last
