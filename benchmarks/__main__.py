@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: bench, list, ui, engine, capacity, calibrate, omission, account, sabotage, transports, servers."""
+"""``python -m benchmarks``: bench, list, ui, engine, capacity, calibrate, omission, account, sabotage, transports, servers, abort."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ OWN_OPTIONS: Final = {
     "faults": "benchmarks.reliability",
     "scaling": "benchmarks.scaling",
     "transports": "benchmarks.transports",
+    "abort": "benchmarks.abort",
     "servers": "benchmarks.servers",
     "check": "benchmarks.check",
     "prove": "benchmarks.prove",

@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("scaling", help="what does one more worker bring, and what do a hundred cost the master?", add_help=False)
     commands.add_parser("faults", help="runs with workers, killed, cut off, forged: is any silently wrong?", add_help=False)
     commands.add_parser("servers", help="the same conversation on several servers: ladder and ceiling", add_help=False)
+    commands.add_parser("abort", help="how soon does an upstream see that its answer is not wanted any more?", add_help=False)
     commands.add_parser("transports", help="one stream of tokens by WebSocket, server-sent events and polls, near and far", add_help=False)
     commands.add_parser("sabotage", help="does every rule of validity refuse a run with its fault, and none a healthy one?", add_help=False)
     commands.add_parser("viewer", help="what does it cost the generator that somebody looks on?", add_help=False)
