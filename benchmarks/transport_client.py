@@ -287,23 +287,33 @@ async def measure_load(given: argparse.Namespace) -> dict[str, Any]:
 
 
 async def measure_memory(given: argparse.Namespace) -> dict[str, Any]:
-    """Memory of this side for connections whose answers have begun and say nothing."""
+    """Memory of this side for connections whose answers have begun and say nothing.
+
+    As many again are opened before: the first ones take what imports have left free, and seem to need nothing.
+    """
     query = "tokens=10&ttft_ms=60000&gap_ms=60000"
-    before_bytes = _resident()
-    _say({"ready": True})
-    await _told()
+    waiting: list[asyncio.Task[None]] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)) as session:
-        waiting = []
-        for _ in range(given.connections):
-            conversation = make(session, given.url, given.transport)
-            if given.transport in WINDOWS:
-                await conversation.open(query)
-                await conversation.begin(query)
-            elif given.transport == "poll":
-                await conversation.begin(query)
-            else:
-                waiting.append(asyncio.create_task(_wait(conversation, query)))
-        await asyncio.sleep(1.0)
+        held: list[Any] = []
+
+        async def hold() -> None:
+            for _ in range(given.connections):
+                conversation = make(session, given.url, given.transport)
+                held.append(conversation)
+                if given.transport in WINDOWS:
+                    await conversation.open(query)
+                    await conversation.begin(query)
+                elif given.transport == "poll":
+                    await conversation.begin(query)
+                else:
+                    waiting.append(asyncio.create_task(_wait(conversation, query)))
+            await asyncio.sleep(1.0)
+
+        await hold()
+        before_bytes = _resident()
+        _say({"ready": True})
+        await _told()
+        await hold()
         after_bytes = _resident()
         _say({"over": True})
         await _told()

@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ TRANSPORTS: Final = ("ws-ack", "ws-window", "ws-no-ack", "ws-deflate", "sse", "l
 SERVER: Final = ("server.fastapi_app", "--port", "0", "--quiet", "--compression", "--cap", "token_bytes=65536")
 READY_S: Final = 30.0
 CLIENT_S: Final = 180.0
+POLL_S: Final = 0.05
+PATIENCE_POLLS: Final = 100
 TOKEN_SIZES: Final = (1, 125, 126, 16_384, 65_536)
 """At the edges of the lengths of a frame's header (RFC 6455, 5.2)."""
 SIMILAR: Final = "&trace=a-run-with-a-long-name-as-in-a-chunk-of-json"
@@ -127,9 +130,13 @@ def measure_distance(bench: Bench, where: str, rtt_ms: float) -> None:
 def let_go_ms(log: Path, said_ns: Sequence[int], rtt_ms: float) -> list[float]:
     """Events cannot be told that they were stopped: from each closing until the server closed its side, as the proxy beside it saw,
     and half a round trip, as if that were told."""
-    lines = [json.loads(line) for line in log.read_text(encoding="ascii").splitlines()]
-    ended = sorted(line["server_ended_ns"] for line in lines if line["server_ended_ns"])
-    after = [next((at for at in ended if at > said), None) for said in said_ns]
+    for _ in range(PATIENCE_POLLS):
+        lines = [json.loads(line) for line in log.read_text(encoding="ascii").splitlines()]
+        ended = sorted(line["server_ended_ns"] for line in lines if line["server_ended_ns"])
+        after = [next((at for at in ended if at > said), None) for said in said_ns]
+        if None not in after:
+            break
+        time.sleep(POLL_S)  # the proxy writes a connection down when both of its ends are closed
     return [(at - said) / 1e6 + rtt_ms / 2 for at, said in zip(after, said_ns, strict=True) if at is not None]
 
 
@@ -195,7 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=5, metavar="N", help="stops (default: 5)")
     add("--connections", type=int, default=20, metavar="N", help="at once, where processor time is read (default: 20)")
     add("--load-s", type=float, default=3.0, metavar="S", help="of it (default: 3)")
-    add("--held", type=int, default=200, metavar="N", help="connections held, where memory is read (default: 200)")
+    add("--held", type=int, default=200, metavar="N", help="connections held beside as many others, where memory is read (default: 200)")
     add("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of all runs (default: runs)")
     add("--json", action="store_true", help="the figures on standard output")
     return parser

@@ -132,6 +132,14 @@ def test_services_and_policies_name_what_is_there() -> None:
             assert all(port["port"] in ports[app] for port in rule["ports"])
 
 
+def test_master_and_workers_are_told_the_word_they_share() -> None:
+    assert all("STREAMGAUGE_CHANNEL_KEY" in SERVICES[name]["environment"] for name in ("master", "worker"))
+    told = [pod(name)["containers"][0]["env"] for name in ("master", "worker")]
+    assert told[0] == told[1] == [
+        {"name": "STREAMGAUGE_CHANNEL_KEY", "valueFrom": {"secretKeyRef": {"name": "channel", "key": "key", "optional": True}}},
+    ]  # fmt: skip
+
+
 def test_images_and_claims_agree() -> None:
     kustomization = next(document for document in MANIFESTS if document["kind"] == "Kustomization")
     tags = {image["name"]: f"{image['newName']}:{image['newTag']}" for image in kustomization["images"]}
@@ -157,7 +165,7 @@ class Running:
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "STREAMGAUGE_CHANNEL_KEY": "a word"},
             )  # fmt: skip
 
     def __enter__(self) -> Running:
