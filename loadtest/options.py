@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from server.workloads import WORKLOADS
@@ -100,7 +101,7 @@ def add_options(parser: Any) -> None:
     add("--scenario-file", default="", include_in_web_ui=False, help="JSON that describes the scenario, kept in run.json")
     add("--runs-folder", default="runs", help="where run directories are made")
     add("--run-dir", default="", include_in_web_ui=False, help="this run's directory, which must not exist; empty = a new one by time")
-    add("--channel-key", default="", is_secret=True, include_in_web_ui=False, env_var="STREAMGAUGE_CHANNEL_KEY",
+    add("--channel-key", default=os.environ.get("STREAMGAUGE_CHANNEL_KEY", ""), is_secret=True, include_in_web_ui=False,
         help="a word that master and workers must share; better said in the environment, where no list of processes shows it")  # fmt: skip
     add("--worker-folder", default="", include_in_web_ui=False, help="where a worker keeps its record until the master has it")
     add("--metrics-port", type=int, default=0, include_in_web_ui=False, help="serve live figures for Prometheus on this port; 0 = no")
