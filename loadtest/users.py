@@ -136,6 +136,9 @@ class ConversationUser(User):
         if stream.closed is None and most and stream.conversations >= most:
             self.stream = None
             stream.close()
+        if conversation.outcome == "failed" and stream.closed is None and run.open_loop is None:
+            # A server that refuses is not asked again at once: a closed loop would become as many refusals as it can send.
+            self.pause(settings.reconnect_backoff_s)
         return conversation
 
     def connected(self) -> Connection | None:
