@@ -94,7 +94,10 @@ class Cluster:
 
     def begin(self) -> None:
         """Wait until conversations of every worker are in the master's record."""
-        self.wait_until(lambda: len({row["worker"] for row in self.rows("conversations")}) >= len(self.workers), "the first conversations")
+        self.wait_until(
+            lambda: len({row["worker"] for row in self.rows("conversations")}) >= sum(w.poll() is None for w in self.workers),
+            "the first conversations",
+        )
 
     def begin_tokens(self) -> None:
         """Wait until tokens are in the master's record, be it of no whole conversation."""

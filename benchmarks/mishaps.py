@@ -35,7 +35,8 @@ class Harm:
 class Mishap:
     """One way in which a run goes wrong. ``codes`` and ``statuses`` are how the master may end and what run.json may say then.
 
-    ``hosts``: needs hosts of their own. ``directory`` False: there must be no run directory at all.
+    ``hosts``: needs hosts of their own. ``directory`` False: there must be no run directory at all. ``whole``: whatever the run is called,
+    nothing of it may be unknown.
     """
 
     name: str
@@ -45,18 +46,23 @@ class Mishap:
     statuses: tuple[str, ...]
     workers: int = 2
     expected: int | None = None
-    seconds: float = 5
+    seconds: float = 10
     options: Sequence[str] = ()
     wait_s: float = 60.0
     hosts: bool = False
     directory: bool = True
+    whole: bool = False
     says: str = ""
 
 
-def _somewhere(cluster: Cluster, draw: random.Random, least_s: float = 0.0) -> None:
-    """Wait until all workers are at it, and then until an instant of the run that is drawn."""
+SPREAD_S: Final = 3.0
+"""Mishaps strike within so long after every worker has begun; a run is much longer, for on a busy machine beginning takes its time."""
+
+
+def _somewhere(cluster: Cluster, draw: random.Random) -> None:
+    """Wait until all workers are at it, and then until an instant that is drawn."""
     cluster.begin()
-    cluster.pause(draw.uniform(least_s, max(least_s, cluster.seconds - 2)))
+    cluster.pause(draw.uniform(0, SPREAD_S))
 
 
 def _kill(cluster: Cluster, numbers: Sequence[int]) -> Harm:
@@ -185,16 +191,21 @@ def nothing(cluster: Cluster, draw: random.Random) -> Harm:
 
 
 def late_worker(cluster: Cluster, draw: random.Random) -> Harm:
-    """One more comes while the run goes on."""
+    """One more comes while the run goes on, which lasts until it has taken part for a while."""
     cluster.begin()
     cluster.add_worker()
+    cluster.begin()
+    cluster.pause(draw.uniform(2, 4))
+    os.kill(cluster.master.pid, signal.SIGTERM)
     return Harm()
 
 
 def other_version(cluster: Cluster, draw: random.Random) -> Harm:
     """One more comes that says it is of another version."""
+    cluster.begin()
     stranger = cluster.add_worker("benchmarks/other_version.py")
     cluster.refused_code = cluster.end_of(stranger)
+    os.kill(cluster.master.pid, signal.SIGTERM)
     return Harm()
 
 
@@ -243,27 +254,33 @@ MISHAPS: Final = (
     Mishap("kill-worker", "SIGKILL of one of two workers", kill_worker, (LACKING,), ("degraded",)),
     Mishap("kill-workers", "SIGKILL of all workers", kill_workers, (LACKING,), ("degraded",)),
     Mishap("kill-master", "SIGKILL of the master; `reports recover`", kill_master, (KILLED,), ("aborted",)),
-    Mishap("terminate-master", "SIGTERM to the master", terminate_master, (INTERRUPTED,), ("aborted",)),
-    Mishap("interrupt", "Ctrl-C", interrupt, (INTERRUPTED,), ("aborted",)),
+    Mishap("terminate-master", "SIGTERM to the master", terminate_master, (INTERRUPTED,), ("aborted",), whole=True),
+    Mishap("interrupt", "Ctrl-C", interrupt, (INTERRUPTED,), ("aborted",), whole=True),
     Mishap(
         "slow-stop", "users that take longer to stop than they may", slow_stop, (DONE,), ("complete",),
         options=("--tokens", "2000", "--gap-ms", "50", "--stop-timeout", "1"),
     ),
-    Mishap("stall-worker", f"SIGSTOP of a worker for {STALL_S:g} s", stall_worker, (DONE, LACKING), ("complete", "degraded"), seconds=7),
-    Mishap("partition", f"{PARTITION_S:g} s without a way to one worker's host", partition, (DONE,), ("complete",), seconds=7, hosts=True),
+    Mishap("stall-worker", f"SIGSTOP of a worker for {STALL_S:g} s", stall_worker, (DONE, LACKING), ("complete", "degraded")),
+    Mishap("partition", f"{PARTITION_S:g} s without a way to one worker's host", partition, (DONE,), ("complete",), hosts=True),
     Mishap(
-        "cut-off", "one worker's host cut off for good; `reports recover`", cut_off, (LACKING,), ("degraded",), seconds=6, hosts=True
+        "cut-off", "one worker's host cut off for good; `reports recover`", cut_off, (LACKING,), ("degraded",), hosts=True
     ),
     Mishap("disk-full", "the disk of a worker, or the master's, takes no more", fill_disk, (LACKING,), ("degraded",)),
     Mishap("garbage", "30 messages that mean nothing", garbage, (DONE,), ("complete",), says="cannot be read"),
     Mishap("forgery", "17 messages of somebody who is no worker", forgery, (DONE,), ("complete",), says="refused"),
     Mishap("few-workers", "a worker fewer than expected", nothing, (USAGE,), (), expected=3, wait_s=6, directory=False, says="expected 3"),
-    Mishap("late-worker", "one more worker during the run", late_worker, (DONE,), ("complete",), seconds=8),
-    Mishap("other-version", "a worker of another version", other_version, (DONE,), ("complete",), seconds=8, says="expected streamgauge"),
+    Mishap("late-worker", "one more worker during the run", late_worker, (INTERRUPTED,), ("aborted",), seconds=60, whole=True),
+    Mishap(
+        "other-version", "a worker of another version", other_version, (INTERRUPTED,), ("aborted",), seconds=60, whole=True,
+        says="expected streamgauge",
+    ),
     Mishap("other-clock", "one worker's clock is 3 s ahead", other_clock, (DONE,), ("complete",), workers=1, expected=2),
-    Mishap("worker-leaves", "SIGTERM to one of two workers", worker_leaves, (LACKING,), ("degraded",)),
+    Mishap("worker-leaves", "SIGTERM to one of two workers", worker_leaves, (LACKING,), ("degraded",), whole=True),
     Mishap("damaged-record", "all killed, the master's copy damaged; `reports recover`", damage_record, (KILLED,), ("aborted",)),
-    Mishap("kill-worker-open", "SIGKILL of a worker, open loop", kill_worker, (LACKING,), ("degraded",), seconds=12, options=_OPEN),
-    Mishap("late-worker-open", "one more worker during the run, open loop", late_worker, (DONE,), ("complete",), seconds=9, options=_OPEN),
+    Mishap("kill-worker-open", "SIGKILL of a worker, open loop", kill_worker, (LACKING,), ("degraded",), seconds=14, options=_OPEN),
+    Mishap(
+        "late-worker-open", "one more worker during the run, open loop", late_worker, (INTERRUPTED,), ("aborted",), seconds=60, whole=True,
+        options=_OPEN,
+    ),
 )  # fmt: skip
 """Every mishap, the run to which nothing happens first."""

@@ -113,6 +113,9 @@ def _judge(case: Case, mishap: Mishap, cluster: Cluster, killed_at_ns: int | Non
         case.wrong.append(f"the books of server and run differ: {wrong or '; '.join(books.disagreements)}")
     if case.status == "complete" and case.code != 0:
         case.silent = True
+    if mishap.whole and case.unknown:
+        case.silent = True
+        case.wrong.append(f"{case.unknown} tokens are unknown, although everybody ended in good order")
     _judge_clocks(case, cluster, metadata)
     if "arrivals_not_started" in metadata.get("workers", {}):
         _judge_arrivals(case, cluster, metadata)

@@ -84,15 +84,15 @@ def feed(folder: Path, source: Path, workers: int, seconds: int) -> dict[str, An
         longest = max(longest, time.perf_counter() - begin)
     used = time.process_time() - cpu
     intake.close()
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     states = run.compact()
-    merged = time.perf_counter() - begin
+    merged, merged_cpu = time.perf_counter() - begin, time.process_time() - cpu
     if len(states) != workers or any(not state.ended or state.bad_bytes for state in states):
         raise RunDirectoryError("the fed record did not arrive whole")
     return {
         "workers": workers, "seconds": seconds, "bytes_per_s": sent_bytes / seconds, "bytes_per_worker_s": sent_bytes / seconds / workers,
         "master_cores": used / seconds, "master_us_per_worker_s": used / seconds / workers * 1e6, "longest_round_s": longest,
-        "merge_s": merged, "disk_bytes": sum(path.stat().st_size for path in run.path.glob("*.parquet")),
+        "merge_s": merged, "merge_cpu_s": merged_cpu, "disk_bytes": sum(path.stat().st_size for path in run.path.glob("*.parquet")),
     }  # fmt: skip
 
 
@@ -140,7 +140,8 @@ def print_found(found: dict[str, Any], console: Console) -> None:
         f"{fed['workers']} workers fed to a master for {fed['seconds']} s: {fed['bytes_per_s'] / 1e6:.2f} MB/s into it "
         f"({fed['bytes_per_worker_s'] / 1e3:.1f} kB/s a worker), {fed['master_cores']:.3f} cores "
         f"({fed['master_us_per_worker_s']:.0f} us a worker and second), {fed['longest_round_s'] * 1e3:.0f} ms at most for one second's "
-        f"chunks of all; merged in {fed['merge_s']:.2f} s into {fed['disk_bytes'] / 1e6:.1f} MB",
+        f"chunks of all; merged in {fed['merge_s']:.2f} s ({fed['merge_cpu_s']:.2f} s of processor time) "
+        f"into {fed['disk_bytes'] / 1e6:.1f} MB",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 

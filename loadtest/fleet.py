@@ -10,7 +10,6 @@ from typing import Any
 import gevent
 from locust.env import Environment
 from locust.rpc import Message
-from locust.runners import HEARTBEAT_LIVENESS
 
 from .arrivals import SECOND_NS
 from .bookkeeping import Bookkeeping
@@ -33,6 +32,8 @@ GONE_S = SILENCE_S + ORPHAN_DRAIN_S + 1.0
 """A worker that has not been heard for so long has been killed, or has stopped by itself because it does not hear us."""
 _PROGRESS_EVERY_S = 2.0
 _LOOK_EVERY_S = 0.25
+SUSPECT_S = 4.0
+"""Workers say something every second; the arrivals of one that has been silent for so long are dealt to others."""
 _STOPPED_S = SILENCE_S + 2.0
 """So long after it was heard last a silent worker starts nothing any more; it hears us only in answer to what we hear of it."""
 
@@ -95,8 +96,8 @@ class Fleet:
     def _watch(self) -> None:
         while self._dealing is not None:
             gevent.sleep(_LOOK_EVERY_S)
-            here = {self.name(identity): HEARTBEAT_LIVENESS - node.heartbeat for identity, node in self._runner.clients.items()}
-            missing = {self.name(node.id) for node in self._runner.clients.missing}
+            here = self._silences()
+            missing = {name for name, silence_s in here.items() if silence_s > SUSPECT_S}
             now = self._books.since_origin()
             for name in list(self._dealing.members):
                 if name not in here:
@@ -202,9 +203,9 @@ class Fleet:
 
     def _reachable(self) -> set[str]:
         """The workers of whom anything may still come."""
-        here = set()
-        for identity, node in self._runner.clients.items():
-            # Locust counts down once a second without a heartbeat.
-            if HEARTBEAT_LIVENESS - node.heartbeat <= GONE_S:
-                here.add(self.name(identity))
-        return here
+        return {name for name, silence_s in self._silences().items() if silence_s <= GONE_S}
+
+    def _silences(self) -> dict[str, float]:
+        """For how long each worker that has not left has not been heard, s."""
+        now, heard = time.monotonic(), self.gate.heard_s
+        return {self.name(identity): now - heard.get(identity, now) for identity in self._runner.clients}

@@ -36,6 +36,8 @@ PROTOCOL = 1
 LONGEST_MESSAGE_BYTES = 64 << 20
 """What the master reads of one message at most; beyond it the connection is cut."""
 HELLO_S = 20.0
+MOST_HELD = 4096
+"""So many may have registered without having said hello; who comes beyond is refused."""
 FAMILY = secrets.token_hex(16)
 """Drawn when the locustfile is loaded, before ``--processes`` forks: a master's own children have it, nobody else does."""
 
@@ -77,12 +79,15 @@ def is_exposed(host: str) -> bool:
 class Gate:
     """Stands before a master's handling of messages. ``refused`` counts what was not let through, by reason.
 
+    ``heard_s``: when each worker was heard last (monotonic s); Locust's own count stands still while it waits for a run to end.
+
     ``key`` is the word that workers must have; with ``family_only`` and no key the master takes its own children alone.
     """
 
     def __init__(self, runner: Any, key: str, family_only: bool) -> None:
         self.refused: Counter[str] = Counter()
         self.machines: dict[str, str] = {}
+        self.heard_s: dict[str, float] = {}
         self._runner = runner
         self._key = key
         self._family_only = family_only
@@ -95,11 +100,12 @@ class Gate:
         # On the class: after an error Locust makes a new socket.
         zmqrpc.BaseSocket.recv_from_client = self._receive  # type: ignore[method-assign, assignment]
 
-    def refuse(self, reason: str, sender: str) -> None:
-        """Count a message that is not taken, and say so the first time it happens for this reason."""
+    def refuse(self, reason: str, sender: str, detail: str = "") -> None:
+        """Count a message that is not taken, and say so the first time it happens for this reason, of which there are few."""
         self.refused[reason] += 1
         if self.refused[reason] == 1:
-            logger.warning("refused a message of %s: %s; such messages are counted in run.json from now on", _printable(sender), reason)
+            told = detail or reason
+            logger.warning("refused a message of %s: %s; such messages are counted in run.json from now on", _printable(sender), told)
 
     def _receive(self) -> tuple[str, Message]:
         """In place of Locust's own, which does not survive everything that can come."""
@@ -123,6 +129,7 @@ class Gate:
         if message.node_id != identity:
             self.refuse("in another's name", identity)
         elif identity in self.machines:
+            self.heard_s[identity] = time.monotonic()
             if message.type == HELLO:
                 self._runner.send_message(WELCOME, {"machine": machine()}, client_id=identity)
                 return
@@ -136,7 +143,7 @@ class Gate:
                 self.refused["could not be handled"] += 1
         elif message.type == HELLO:
             self._take_hello(identity, message.data)
-        elif message.type == "client_ready":
+        elif message.type == "client_ready" and len(self._held) < MOST_HELD:
             # Its own side speaks only once it has been answered; Locust hears of it after its hello.
             self._held.add(identity)
             self._runner.send_message("ack", client_id=identity, data={})
@@ -158,9 +165,10 @@ class Gate:
 
     def _take_hello(self, identity: str, hello: Any) -> None:
         if (reason := self._objection(identity, hello)) is not None:
-            self.refuse(reason, identity)
+            kind, sentence = reason
+            self.refuse(kind, identity, sentence)
             self._held.discard(identity)
-            self._runner.send_message(REFUSED, {"reason": reason}, client_id=identity)
+            self._runner.send_message(REFUSED, {"reason": sentence}, client_id=identity)
             return
         self._held.discard(identity)
         self.machines[identity] = str(hello.get("machine"))
@@ -172,21 +180,21 @@ class Gate:
             self._admitted.add(identity)
             self._pass_on(identity, _message("client_ready", versions()["locust"], identity))
 
-    def _objection(self, identity: str, hello: object) -> str | None:
-        """Why a worker may not join, in words for both sides; None when it may."""
+    def _objection(self, identity: str, hello: object) -> tuple[str, str] | None:
+        """Why a worker may not join: the kind of reason, and a sentence for both sides; None when it may."""
         theirs = hello.get("versions") if isinstance(hello, dict) else None
         if not isinstance(hello, dict) or not isinstance(theirs, dict):
-            return "no hello that can be read"
+            return "unreadable hello", "expected a hello with versions, got something else"
         for name, version in versions().items():
             if theirs.get(name) != version:
-                return f"expected {name} {version}, the worker has {_printable(str(theirs.get(name)))}"
+                return "another version", f"expected {name} {version}, the worker has {_printable(str(theirs.get(name)))}"
         ours = introduce(identity, self._key)
         if _same(hello.get("family"), ours["family"]):
             return None
         if self._key and not _same(hello.get("key"), ours["key"]):
-            return "expected this master's --channel-key"
+            return "wrong key", "expected this master's --channel-key"
         if self._family_only and not self._key:
-            return "this master takes its own processes alone; it is not the one that was looked for"
+            return "another master's worker", "this master takes its own processes alone; it is not the one that was looked for"
         return None
 
 

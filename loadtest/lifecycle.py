@@ -231,6 +231,10 @@ class Lifecycle:
         if not self._active:
             return
         self._active = False
+        # In a greenlet of its own: Locust may call us in one that it kills as it quits, and the record would stay without its end.
+        gevent.spawn(self._end_run).get()
+
+    def _end_run(self) -> None:
         try:
             if self._has_users:
                 self._end_measuring()

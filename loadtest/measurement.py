@@ -51,6 +51,7 @@ class Measurement:
         self._scraper: gevent.Greenlet[..., None] | None = None
         self._stop_timeout_s: float | None = None
         self._schedule_at = 0
+        self._began_ns = 0
 
     @property
     def _runner(self) -> Any:
@@ -90,6 +91,7 @@ class Measurement:
         if where["scraped"] and position == 0:
             self._scraper = gevent.spawn(self._scrape, settings)
         engine.start()
+        self._began_ns = time.monotonic_ns() - origin
         return writer
 
     def describe(self) -> dict[str, Any]:
@@ -103,6 +105,7 @@ class Measurement:
             "clock": "kernel" if KERNEL_STAMPS else "user",
             "anchor": {"wall_ns": anchor.wall_ns, "monotonic_ns": anchor.monotonic_ns, "uncertainty_ns": anchor.uncertainty_ns},
             "cpu_count": os.cpu_count(),
+            "began_at_ns": self._began_ns,
         }
 
     def forget(self) -> None:

@@ -14,6 +14,8 @@ def measure_instrument(run: Run, receive_lag: dict[str, Any]) -> dict[str, Any]:
     """Per worker, over the steady seconds: CPU as a share of one core, coverage of the time, lags, memory."""
     stated = (run.metadata.get("workers") or {}).get("seen") or []
     clocks = {str(worker.get("worker")): str(worker.get("clock", "kernel")) for worker in stated}
+    # One that came late has nothing to show of what was before.
+    began = {str(worker.get("worker")): int(worker.get("began_at_ns") or 0) for worker in stated}
     steady = run.intervals[run.intervals["second"].isin(run.window.seconds)]
     steps = run.metadata.get("steps") or []
     # Another worker's or the master's start is no second that this one failed to record; that all users run, it has to have seen.
@@ -28,7 +30,7 @@ def measure_instrument(run: Run, receive_lag: dict[str, Any]) -> dict[str, Any]:
             {
                 "worker": name, "clock": clocks.get(name, "kernel"),
                 "cpu_share": float(rows["cpu_ns"].sum()) / covered if covered else None,
-                "missing_s": missing_seconds(everything, run.window.drain_end_ns, spawned),
+                "missing_s": missing_seconds(everything, run.window.drain_end_ns, max(spawned, began.get(name, 0))),
                 "loop_lag_max_ns": _largest(rows["loop_lag_max_ns"]), "receive_lag_max_ns": _largest(rows["receive_lag_max_ns"]),
                 "rss_max_bytes": _largest(everything["rss_bytes"]),
             }

@@ -298,6 +298,36 @@ def test_the_web_page_starts_and_stops_one_test_after_another(start_locust: Star
     assert_plain(run.log)
 
 
+def test_the_web_page_starts_and_stops_runs_with_workers(start_locust: Start, serve: Callable[..., Any], tmp_path: Path) -> None:
+    port, folder = free_port(), tmp_path / "runs"
+    run = start_locust(
+        "-H", serve().url, "--web-host", "127.0.0.1", "--web-port", port, "--tokens", "4", "--gap-ms", "10", "--runs-folder", str(folder),
+        "--stop-timeout", "1", "--processes", "2", headless=False, run_dir=False,
+    )  # fmt: skip
+    page = Page(port)
+    wait_until(lambda: page.ask("GET", "/"), "the page", run)
+
+    def ready() -> bool:
+        workers = json.loads(page.ask("GET", "/stats/requests")).get("workers") or []
+        return [worker["state"] for worker in workers] == ["ready"] * 2
+
+    for number in (1, 2):
+        wait_until(ready, "two workers that are ready", run)
+        assert json.loads(page.ask("POST", "/swarm", user_count="4", spawn_rate="50"))["success"]
+        wait_until(lambda number=number: len(list(folder.glob("*/run.json"))) == number, "a run directory", run)
+        run.path = sorted(path.parent for path in folder.glob("*/run.json"))[-1]
+        wait_until(lambda: {row["worker"] for row in run.rows("conversations")} == {"w0", "w1"}, "conversations of both", run)
+        assert page.ask("POST", "/stop", x="")
+        wait_until(lambda: run.metadata["status"] != "running", "the end", run)
+        assert run.metadata["status"] == "complete", run.metadata["status_reasons"]
+        assert run.metadata["workers"]["refused"] == {}
+        assert {row["outcome"] for row in run.check_accounts()} == {"completed"}
+    run.interrupt()
+    assert run.wait() == 0, run.log
+    assert not (folder / "workers").exists()
+    assert_plain(run.log)
+
+
 def test_a_target_that_dies_at_once_is_survived(start_locust: Start) -> None:
     """A server that takes connections and drops them: users wait longer and longer instead of storming it."""
 
