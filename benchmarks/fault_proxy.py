@@ -41,6 +41,10 @@ class Faults:
     seed: int = 1
 
 
+class Cut(Exception):  # noqa: N818 - it is asked for
+    """The way breaks here."""
+
+
 class Way:
     """One direction of one connection: pieces of bytes with the instants at which they arrive."""
 
@@ -91,7 +95,8 @@ class Way:
                 await self._room.wait()
 
     async def write_to(self, writer: asyncio.StreamWriter) -> None:
-        """Let arrive what is due, to the end; raises `ConnectionResetError` where the way is to break."""
+        """Let arrive what is due, to the end; raises `Cut` where the way is to break. Who has gone meanwhile gets nothing more, and the
+        other side learns of it when the news has travelled."""
         loop = asyncio.get_running_loop()
         limit = self._faults.reset_after_bytes
         while True:
@@ -107,11 +112,16 @@ class Way:
                 return
             self._in_flight -= len(piece)
             self._room.set()
+            if writer.is_closing():
+                continue
             writer.write(piece)
             self.passed_bytes += len(piece)
             if limit and self.passed_bytes >= limit:
-                raise ConnectionResetError
-            await writer.drain()
+                raise Cut
+            try:
+                await writer.drain()
+            except ConnectionError:
+                writer.close()
 
 
 class FaultProxy:

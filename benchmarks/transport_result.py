@@ -164,7 +164,7 @@ def draw(figures: Figures, folder: Path) -> None:
             place.margins(x=0.16)
             place.set_title(title)
             place.set_xlabel(unit)
-            place.legend(loc="lower right", bbox_to_anchor=(1.02, 0.99), ncols=2, fontsize=7.5)
+            place.legend(loc="upper right", fontsize=7.5)
             plain_ticks(place, x=True, y=False)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         for ending in ("png", "svg"):
