@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from .check_plan import CheckPlan
-from .verdict import describe
+from .verdict import describe, judge_at
 from .verdict_text import so_far
 
 
 class CheckProgress:
-    """Two lines on a terminal, or a plain line a block elsewhere; entered for the time of the measurement."""
+    """Two lines on a terminal, or a plain line a block elsewhere, and what each look says; entered for the time of the measurement."""
 
     def __init__(self, console: Console, plan: CheckPlan) -> None:
         self._console = console
@@ -48,6 +48,10 @@ class CheckProgress:
         self._blocks = blocks
         self._spent_s += seconds
         self._block_s = self._spent_s / len(blocks)
+        if len(blocks) in self._plan.looks:
+            verdict = judge_at(self._plan, blocks)
+            reasons = "".join(f"; {reason}" for reason in verdict["reasons"])
+            self._console.print(f"  look at {len(blocks)} blocks: {verdict['verdict']}{reasons}", highlight=False, soft_wrap=True)
         if self._live is None:
             line = f"  block {len(blocks):>2} of {self._next_look()}  {self._left():>14}  {self._estimates()}"
             self._console.print(line, highlight=False, soft_wrap=True)

@@ -107,12 +107,14 @@ class CheckRun:
             self._write_job(job, number, running)
             self._follow(generator, number, interrupts)
         finally:
+            # It may bear a token that lets us in: it goes whatever becomes of the block.
+            job.unlink(missing_ok=True)
             generator.stop(signal.SIGTERM, 2)
             servers.stop(running)
         slices: list[dict[str, Any]] = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
         with np.load(out.with_suffix(".npz")) as file:
             arrays = {name: file[name] for name in file.files}
-        for path in (job, out.with_suffix(".json"), out.with_suffix(".npz")):
+        for path in (out.with_suffix(".json"), out.with_suffix(".npz")):
             path.unlink()
         return slices, arrays
 

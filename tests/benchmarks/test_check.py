@@ -58,7 +58,7 @@ def test_two_urls_from_the_command_line_to_the_files(
     verdict = json.loads((folder / "verdict.json").read_text())
     assert code == verdict["exit_code"] == {"pass": 0, "regressed": 10, "inconclusive": 11}[verdict["verdict"]]
     assert said.out == (folder / "verdict.json").read_text()
-    assert "block  9 of 9" in said.err
+    assert "look at 9 blocks: " in said.err
     # They cannot be started fresh, and nobody can read their processor time.
     assert not verdict["fresh"]
     assert [gate["metric"] for gate in verdict["gates"]] == ["tpot_p50", "token_latency_p99", "time_per_token"]
@@ -163,6 +163,7 @@ def test_a_server_that_does_not_start_is_told_with_what_it_said(tmp_path: Path, 
     said = capsys.readouterr().err
     assert "the head server ended with exit code 1 before it was ready" in said
     assert "no model here" in said
+    assert [path.name for path in tmp_path.glob("*_check/logs/*.job")] == []
     assert main(["--base", SERVER, "--head", broken, *SHORT, "--out", str(tmp_path), "--shadow"]) == 0
 
 

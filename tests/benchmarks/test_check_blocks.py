@@ -118,8 +118,8 @@ def test_no_values_have_no_rank() -> None:
 def test_progress_says_how_it_stands(terminal: bool) -> None:
     orders, starts = draw_orders(1, 30, 4)
     plan = CheckPlan(
-        seed=1, gate="10", gates=make_gates("10", True, True), looks=(10, 20, 30), orders=orders, starts=starts, slice_s=0.1, warm_up_s=0.1,
-        fresh=True, workload={}, targets={},
+        seed=1, gate="10", gates=make_gates("10", True, True), looks=(3, 20, 30), orders=orders, starts=starts, slice_s=0.1, warm_up_s=0.1,
+        fresh=True, workload={}, targets={"base": {"label": "a"}, "head": {"label": "b"}},
     )  # fmt: skip
     written = io.StringIO()
     console = Console(file=written, force_terminal=terminal, width=140)
@@ -130,7 +130,8 @@ def test_progress_says_how_it_stands(terminal: bool) -> None:
             progress.measured(blocks[:number], 4.0)
             progress.slice_begins(number + 1, 2, "head")
     said = written.getvalue()
-    assert "looks after 10, 20, 30 blocks" in said
-    assert "28 s to the look" in said
+    assert "looks after 3, 20, 30 blocks" in said
+    assert "4 s to the look" in said
+    assert "look at 3 blocks: undecided; " in said
     assert "nothing to compare yet" in said
     assert "TPOT p50 +" in said
