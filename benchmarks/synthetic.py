@@ -215,7 +215,7 @@ def _conversations(plan: Plan, rng: np.random.Generator, due: Floats, user: Ints
     wants = (rng.random(n) < plan.stop_share) & (count > 2)
     after = offsets + np.minimum((rng.random(n) * (count - 1)).astype(np.int64), count - 2)
     stop = np.where(wants, arrival[after] + lag[after] + rng.random(n) * (arrival[after + 1] - arrival[after]), np.nan)
-    stop_end = stop + 1.2e-4 + scale * 0.4 * rng.lognormal(0, 0.5, n)
+    stop_end = stop + 1.2e-4 * rng.lognormal(0, 0.5, n)  # a stop is acted on at once, whatever the gap
     crossed = wants & (end <= stop)
     stopped = wants & ~crossed
     end = np.where(stopped, stop_end, end)

@@ -38,7 +38,9 @@ class Broken:
 
     def subject(self, fault: str) -> Subject:
         pid = self.process.pid if fault == "R15" else None
-        return Subject(f"ws://127.0.0.1:{self.port}/{fault}?gap_ms=40&tokens=5", patience_s=4, ack_timeout_s=1.0, pid=pid)
+        # Gaps below 50 ms are too short to tell a late stop by: above it, whatever the machine is busy with.
+        gap_ms = 80 if fault == "R3" else 40
+        return Subject(f"ws://127.0.0.1:{self.port}/{fault}?gap_ms={gap_ms}&tokens=5", patience_s=4, ack_timeout_s=1.0, pid=pid)
 
     def close(self) -> None:
         self.process.kill()

@@ -99,7 +99,7 @@ class Conversation:
         elif message == "stop":
             if self.answering:
                 if self.fault == "R3":
-                    await asyncio.sleep(self.gap_s)
+                    await asyncio.sleep(5 * self.gap_s)
                 await self.end()
                 if self.fault == "R3-ghost":
                     await self.begin()
