@@ -145,10 +145,12 @@ def read_setup(given: argparse.Namespace, stack: ExitStack, console: Console) ->
     """The options as one checked object; a worktree it needs is entered on ``stack``. ScenarioError or TargetError when they are wrong."""
     load = read_load(given.scenario)
     workload = make_workload(load, *_adapter(given))
+    query = () if given.plain_url else load.query_pairs
+    workload["query"] = list(map(list, query))
     sides = _sides(given, workload["transport"], stack, console)
     return Setup(
         sides=sides, gate=given.gate, looks=given.looks, slices=given.slices, slice_s=given.slice_s, warm_up_s=WARM_UP_S,
-        workload=workload, query=() if given.plain_url else load.query_pairs, out=given.out, seed=given.seed,
+        workload=workload, query=query, out=given.out, seed=given.seed,
         cpu=given.third == "cpu", access=_access(given), keep_tokens=not given.no_tokens, history=given.history or given.out / HISTORY,
     )  # fmt: skip
 
