@@ -104,7 +104,9 @@ def test_churn_leaves_the_ports_with_the_server(runs: dict[str, LocustRun]) -> N
     assert {row["conversations"] for row in connections} <= {0, 1}
     assert {row["outcome"] for row in connections} == {"clean"}
     port = int(run.metadata["target"]["url"].rpartition(":")[2].partition("/")[0])
-    assert "client" not in side_of_time_wait(port)
+    # Those that the end of the run finds open, one a user at most, are closed by us.
+    sides = side_of_time_wait(port)
+    assert sides.count("client") <= 6 < len(sides)
 
 
 def side_of_time_wait(port: int) -> list[str]:

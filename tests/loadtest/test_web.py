@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from loadtest.live_history import COLUMNS
-from tests.loadtest.locust_run import ROOT, assert_plain
+from tests.loadtest.locust_run import ROOT, assert_plain, wait_until
 from tests.loadtest.web_page import WebPage, free_port
 
 SECRET, PASSWORD = "hush-8731", "pass-5512"
@@ -29,6 +29,8 @@ def server(serve: Callable[..., Any]) -> Any:
 def page(start_locust: Callable[..., Any], server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebPage]:
     """One page for most tests: each leaves it without a run."""
     started = WebPage(start_locust, tmp_path_factory.mktemp("page"), "-H", server.url, "--bearer-token", SECRET, "--stop-share", "0.3")
+    # The catalogue of scenarios is read beside everything else: what the tests ask for may come before it.
+    wait_until(lambda: "stop-window-8" in started.get("/")[1], "the catalogue", started.run, timeout_s=60)
     yield started
     assert_plain(started.run.log)
 
@@ -36,8 +38,8 @@ def page(start_locust: Callable[..., Any], server: Any, tmp_path_factory: pytest
 @pytest.fixture
 def idle(page: WebPage) -> Iterator[WebPage]:
     yield page
-    page.post("/stop")
-    page.wait_for("the end", lambda data: data["phase"] in ("ready", "ended"))
+    # Asked again: a test may end while users are still being spawned, and Locust goes on spawning after a stop that comes in between.
+    wait_until(lambda: page.post("/stop") and page.data()["phase"] in ("ready", "ended"), "the end", page.run, timeout_s=60)
 
 
 def template_arguments(text: str) -> dict[str, Any]:
