@@ -161,7 +161,7 @@ def test_a_wrong_value_leaves_no_trace(idle: WebPage, server: Any) -> None:
     assert not idle.start(tokens="7", stop_share="2", host="ws://127.0.0.1:1/ws")["success"]
     assert template_arguments(idle.get("/")[1])["host"] == server.url
     assert idle.start()["success"]
-    assert "tokens=7" not in idle.wait_for("the run", lambda data: data["target"])["target"]
+    assert "tokens=7" not in idle.wait_for("the run", lambda data: data["users"] == 2 and data["target"])["target"]
 
 
 def test_secrets_stay_out_of_the_page_and_in_force(start_locust: Callable[..., Any], server: Any, tmp_path: Path, page: WebPage) -> None:
