@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: bench, list, ui, engine, capacity, calibrate, omission, account, sabotage, transports, servers, abort."""
+"""``python -m benchmarks``: one program, a command for each question."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .keys import ScenarioError, plain
 from .overview import print_overview, write_page
 from .runner import BenchError, Plan, bench
 from .scenario import SUITES, Scenario, catalogue, check, find, read, suite, with_adapter, with_thresholds
+from .terminal import complain, consoles, refuse
 
 OWN_OPTIONS: Final = {
     "calibrate": "benchmarks.calibrate",
@@ -45,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(importlib.import_module(OWN_OPTIONS[words[0]]).main(words[1:]))
     given = command_line.parse(words)
     # Whoever asked for JSON reads standard output with a program.
-    console = _console(stderr=getattr(given, "json", False))
-    errors = _console(stderr=True)
+    console, errors = consoles(getattr(given, "json", False))
     try:
         if given.command == "bench":
             return _bench(given, extra, console, errors)
@@ -60,17 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return compare_engines(given.connections, given.rounds, given.seconds, given.out, given.json, console, errors)
         return _list_json() if given.json else _list(console)
     except ScenarioError as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        complain(errors, error)
         return 2
     except BenchError as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return error.exit_code
-
-
-def _console(stderr: bool) -> Console:
-    console = Console(stderr=stderr)
-    # Without a terminal there is no width to keep to, and a table cut at 80 characters says less.
-    return console if console.is_terminal else Console(stderr=stderr, width=160)
+        return refuse(errors, error)
 
 
 def _bench(given: argparse.Namespace, extra: Sequence[str], console: Console, errors: Console) -> int:
@@ -91,7 +84,7 @@ def _bench(given: argparse.Namespace, extra: Sequence[str], console: Console, er
     write_page(finished)
     for outcome in finished.outcomes:
         for message in outcome.messages:
-            errors.print(f"{outcome.run.name}: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+            complain(errors, f"{outcome.run.name}: {message}")
     print_overview(finished, console)
     if given.json:
         print(json.dumps(finished.as_dict(), ensure_ascii=False, allow_nan=False))

@@ -6,7 +6,6 @@ sees its connection closed. One clock, from just before the client's message or 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -24,6 +23,7 @@ from websockets.asyncio.client import connect
 
 from loadtest.run_directory import write_text
 
+from .options import Parser
 from .processes import Interrupts, ProcessError, Processes
 from .runner import new_folder
 
@@ -96,7 +96,7 @@ async def _run(processes: Processes, folder: Path, rounds: int) -> dict[str, lis
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write ``abort.json``; the exit code: 0, or 1 when the upstream was not told."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks abort", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m benchmarks abort", description=__doc__)
     parser.add_argument("--rounds", type=int, default=200, metavar="N", help="of each way (default: 200)")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of all runs (default: runs)")
     given = parser.parse_args(arguments)

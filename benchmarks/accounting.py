@@ -7,7 +7,6 @@ is for conversations that were cut. On the receiving side nothing may be twice, 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,9 @@ from rich.table import Table
 
 from loadtest.run_directory import RunDirectory, RunDirectoryError
 from reports.units import count, plural
+
+from .options import Parser
+from .terminal import complain, consoles
 
 CLOCK_SLACK_NS: Final = 1_000_000
 """Stamps of one machine's clock, read in two processes and carried over to another clock and back, may disagree by what the generator
@@ -244,27 +246,27 @@ def print_account(result: Account, console: Console) -> None:
     for kind, number in result.wrong.items():
         if number:
             example = ", ".join(result.examples.get(kind, []))
-            console.print(f"{count(number)} {kind.replace('_', ' ')}: {WRONG[kind]}{f' (such as {example})' if example else ''}",
-                          style="red", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+            complain(console, f"{count(number)} {kind.replace('_', ' ')}: {WRONG[kind]}{f' (such as {example})' if example else ''}")
     for sentence in result.disagreements:
-        console.print(f"{sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+        complain(console, sentence)
     if result.other_lines:
         console.print(f"{plural(result.other_lines, 'line')} of the history belong to other runs", style="dim", highlight=False)
 
 
 def main(words: Sequence[str]) -> int:
     """The command; returns 0 balanced, 12 not, 2 nothing to compare."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks account", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m benchmarks account", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory made with --trace")
     parser.add_argument("history", type=Path, metavar="HISTORY", help="the file that the server was given as --history")
     parser.add_argument("--json", action="store_true", help="the account as JSON on standard output, the table on standard error")
     given = parser.parse_args(words)
+    console, errors = consoles(given.json)
     try:
         result = account(given.run, given.history)
     except (AccountError, RunDirectoryError) as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        complain(errors, error)
         return 2
-    print_account(result, Console(stderr=given.json))
+    print_account(result, console)
     if given.json:
         sys.stdout.write(json.dumps(result.as_dict(), ensure_ascii=False) + "\n")
     return 0 if result.balanced else 12

@@ -6,7 +6,6 @@ hundred thousand, half of them racing an acknowledgement; connecting and leaving
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -27,11 +26,13 @@ from reports.summary import summarise_run
 from reports.units import count, duration
 
 from .connect_cycles import cycles, storm
-from .experiment import Experiment, Interrupted, Server
+from .experiment import Experiment, Server
 from .omission import Claim
-from .processes import Interrupts, ProcessError, Processes
+from .options import Parser
+from .processes import Interrupted, Interrupts, ProcessError, Processes
 from .runner import BenchError, new_folder
 from .stop_race import race
+from .terminal import consoles, refuse, teller
 
 NOT_TRUE: Final = 12
 PACE_MS: Final = 500
@@ -245,7 +246,7 @@ def print_findings(findings: dict[str, Finding], console: Console) -> None:
 
 def main(words: Sequence[str]) -> int:
     """The command; returns 0 when everything is as it must be, 12 when not, 1 our own failure, 2 usage, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks attack", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m benchmarks attack", description=__doc__)
     d = Sizes()
     parser.add_argument("--only", action="append", choices=EXPERIMENTS, help="one experiment; may be repeated (default: all)")
     for name, text in (
@@ -262,15 +263,13 @@ def main(words: Sequence[str]) -> int:
     if min(asdict(sizes).values()) < 1:
         parser.error("every number is 1 or more")
     names = [name for name in EXPERIMENTS if not given.only or name in given.only]
-    errors = Console(stderr=True)
-    console = errors if given.json else Console() if sys.stdout.isatty() else Console(width=180)
+    console, errors = consoles(given.json)
     try:
         folder = new_folder(given.out, "attack")
         with Interrupts() as interrupts:
-            findings = attack(folder, names, sizes, given.seed, interrupts, lambda line: errors.print(line, style="dim", highlight=False))
+            findings = attack(folder, names, sizes, given.seed, interrupts, teller(errors))
     except (BenchError, ProcessError, RunDirectoryError, OSError) as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return error.exit_code if isinstance(error, BenchError) else 2 if getattr(error, "usage", False) else 1
+        return refuse(errors, error)
     print_findings(findings, console)
     console.print(f"\nruns     {folder}", highlight=False, soft_wrap=True)
     if given.json:

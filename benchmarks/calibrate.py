@@ -25,12 +25,14 @@ from loadtest.run_directory import RunDirectoryError, write_text
 
 from .accounting import AccountError, account
 from .calibration_page import render_calibration
-from .experiment import Experiment, Interrupted, Server
+from .experiment import Experiment, Server
 from .figure import Figure, exact
 from .known_answers import PARTS, STEPS, Evidence, Part
-from .processes import Interrupts, Process, ProcessError, Processes
+from .options import Parser
+from .processes import Interrupted, Interrupts, Process, ProcessError, Processes
 from .reading import read_run
 from .runner import BenchError, new_folder
+from .terminal import complain, consoles, refuse, teller
 from .witness import Witness
 
 SCHEMA_VERSION: Final = 1
@@ -198,21 +200,19 @@ def keep(calibration: Calibration, out: Path) -> Path | None:
 def main(words: Sequence[str]) -> int:
     """The command; returns the exit code: 0 reads true, 12 does not, 1 our own failure, 2 usage, 130 interrupted."""
     given = _parser().parse_args(words)
-    errors = Console(stderr=True)
-    console = errors if given.json else Console() if sys.stdout.isatty() else Console(width=160)
+    console, errors = consoles(given.json)
     wanted = given.part or [part.name for part in PARTS]
     parts = [part for part in PARTS if part.name in wanted]
     try:
         folder = new_folder(given.out, "calibration")
         with Interrupts() as interrupts:
-            calibration = calibrate(parts, folder, interrupts, lambda line: errors.print(line, style="dim", markup=False, highlight=False))
+            calibration = calibrate(parts, folder, interrupts, teller(errors))
             kept = keep(calibration, given.out)
     except Interrupted:
-        errors.print("interrupted; a calibration cut short says nothing", style="red")
+        complain(errors, "interrupted; a calibration cut short says nothing")
         return 130
     except (BenchError, ProcessError, RunDirectoryError, AccountError, OSError) as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return error.exit_code if isinstance(error, BenchError) else 2 if getattr(error, "usage", False) else 1
+        return refuse(errors, error)
     print_calibration(calibration, console)
     why = "every run says so from now on" if kept else "not kept as this machine's calibration: parts were left out"
     console.print(f"kept     {kept if kept else '-'} ({why})", markup=False, highlight=False, soft_wrap=True)
@@ -223,8 +223,8 @@ def main(words: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     names = [part.name for part in PARTS]
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks calibrate", allow_abbrev=False,
+    parser = Parser(
+        prog="python -m benchmarks calibrate",
         description="Drives servers with known answers and prints what the harness read beside what was true, on this machine, now. "
         "Exit code: 0 every figure was read within its bound, 12 some were not, 1 our own failure, 2 wrong option, 130 interrupted.",
     )  # fmt: skip

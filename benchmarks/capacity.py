@@ -34,6 +34,7 @@ from .runner import BenchError, Conductor, Plan, check_machine, new_folder, reac
 from .scenario import Run, read
 from .scenario import find as find_scenario
 from .suite import Outcome
+from .terminal import complain, consoles, refuse
 
 DESCRIPTION: Final = (
     "Finds the most concurrent conversations (or, with --rate, the most conversations a second) at which all objectives hold: doubling, "
@@ -54,7 +55,7 @@ def main(words: Sequence[str]) -> int:
     """The command; returns the exit code by the one table of outcomes."""
     words, extra = options.split(words)
     given = parser().parse_args(words)
-    console, errors = _console(stderr=given.json), _console(stderr=True)
+    console, errors = consoles(given.json)
     try:
         search = prepare(given, tuple(extra))
         result = search.run(errors)
@@ -63,16 +64,10 @@ def main(words: Sequence[str]) -> int:
             sys.stdout.write(result.text() + "\n")
         return result.exit_code
     except (ScenarioError, ObjectiveError) as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        complain(errors, error)
         return 2
     except BenchError as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return error.exit_code
-
-
-def _console(stderr: bool) -> Console:
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=160)
+        return refuse(errors, error)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     target.add_argument("--server-option", action="append", default=[], metavar="NAME=VALUE",
                         help="an option of the reference server, such as cpu-us=500; may be repeated")  # fmt: skip
     target.add_argument("--seed", type=int, metavar="N", help="what is drawn depends on this")
-    options.add_access(top)
+    options.add_access(top.add_argument_group(options.FOREIGN))
     how = top.add_argument_group("how to search")
     how.add_argument(
         "--start", type=_positive, metavar="N", help=f"level of the first probe (default: {DEFAULT_START}, or what can be judged)"
@@ -205,17 +200,13 @@ class Search:
         started, began = datetime.now(UTC), time.monotonic()
         failure: BenchError | None = None
         with Interrupts() as interrupts, Processes() as processes:
-
-            def asked() -> bool:
-                return interrupts.count > 0
-
-            while isinstance(step := decide(self._probes(), self.limits), Ask) and not asked():
+            while isinstance(step := decide(self._probes(), self.limits), Ask) and not interrupts.asked():
                 try:
                     outcome, made = self.probe(step, folder, processes, interrupts, console)
                 except BenchError as error:
                     failure = error
                     break
-                if asked():
+                if interrupts.asked():
                     # Its figures are those of a run that was cut: kept, but no answer.
                     break
                 self.made.append(made)
@@ -225,7 +216,7 @@ class Search:
         end = step if isinstance(step, End) else End(Kind.UNFINISHED, *bracket(self._probes(), self.limits))
         if failure is not None and not self.made:
             raise failure
-        code = 130 if asked() else failure.exit_code if failure else EXIT_CODES[end.kind]
+        code = 130 if interrupts.asked() else failure.exit_code if failure else EXIT_CODES[end.kind]
         if end.kind is Kind.CEILING and not self.most_given:
             code = 11
         return self._write(folder, end, started, began, code, str(failure) if failure else None)

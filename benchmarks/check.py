@@ -31,6 +31,7 @@ from .check_targets import TargetError
 from .keys import ScenarioError
 from .processes import Interrupts, ProcessError
 from .runner import BenchError, new_folder
+from .terminal import complain, consoles
 from .verdict import INVALID, judge
 from .verdict_files import append_history, describe_environment, history_row, tell_github, verdict_json, write_verdict
 from .verdict_text import markdown
@@ -96,8 +97,7 @@ def replay(blocks: Path) -> dict[str, Any]:
 def main(words: Sequence[str]) -> int:
     """The command; the exit code is by the table of outcomes (0, 1, 2, 10, 11, 12, 130), in shadow mode 0 whatever the verdict."""
     given = parser().parse_args(words)
-    errors = Console(stderr=True)
-    console = errors if given.json else Console() if sys.stdout.isatty() else Console(width=160)
+    console, errors = consoles(given.json)
     try:
         if given.replay is not None:
             verdict = replay(given.replay)
@@ -105,7 +105,7 @@ def main(words: Sequence[str]) -> int:
             return _exit_code(verdict, given.shadow)
         return _check(given, console, errors)
     except (AdapterError, BenchError, PlanError, ProcessError, ScenarioError, TargetError, OSError) as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        complain(errors, error)
         code = error.exit_code if isinstance(error, BenchError) else 1 if isinstance(error, OSError) else 2
         return _shadowed(code, given, errors)
 
@@ -117,14 +117,14 @@ def _check(given: argparse.Namespace, console: Console, errors: Console) -> int:
         try:
             setup = read_setup(given, stack, errors)
         except KeyboardInterrupt:
-            errors.print("interrupted before anything was measured", style="red")
+            complain(errors, "interrupted before anything was measured")
             return 130
         finally:
             interrupts.raising = False
         folder, verdict, whole = perform(setup, errors, interrupts)
     print_verdict(verdict, folder, given, console)
     if not whole:
-        errors.print(f"interrupted after {verdict['blocks']} blocks; what was measured is in {folder}", style="red", soft_wrap=True)
+        complain(errors, f"interrupted after {verdict['blocks']} blocks; what was measured is in {folder}")
         return 130
     return _exit_code(verdict, given.shadow)
 

@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from rich.console import Console
 
 from loadtest.adapter import load_adapter, make_adapter, transport_of
-from loadtest.adapter_table import read_adapter_file
+from loadtest.adapter_table import read_adapter_file, resolved
 
 from .check_plan import BASE, GATES, HEAD, LOOKS
 from .check_revision import BaseTree
 from .check_targets import Side, TargetError, read_side
+from .options import Parser, add_access
+from .options import access as access_of
 from .processes import ROOT
 from .reachability import Access
 from .scenario import find, read
@@ -58,17 +60,11 @@ class Setup:
     history: Path | None = None
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; --help shows what there is\n")
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = _Parser(
+    top = Parser(
         prog="python -m benchmarks check",
         description="Is head slower than base, by an amount that matters? Exit code: 0 pass, 10 regressed, 11 inconclusive, 12 invalid.",
-        allow_abbrev=False,
     )
     what = top.add_argument_group("what is compared")
     what.add_argument(
@@ -99,12 +95,7 @@ def parser() -> argparse.ArgumentParser:
         "--adapter-file", type=Path, metavar="FILE", help="TOML or JSON with the adapter's own options, and perhaps its name"
     )
     access.add_argument("--plain-url", action="store_true", help="no query parameters of the scenario: for servers that do not know them")
-    access.add_argument("--header", action="append", default=[], metavar="'Name: value'", help="may be repeated")
-    access.add_argument("--subprotocol", action="append", default=[], metavar="NAME", help="may be repeated")
-    access.add_argument("--origin", metavar="ORIGIN")
-    access.add_argument("--bearer-token", metavar="TOKEN")
-    access.add_argument("--insecure", action="store_true", help="do not check certificates")
-    access.add_argument("--ca-file", type=Path, metavar="FILE", help="certificates to trust (PEM)")
+    add_access(access)
     out = top.add_argument_group("what comes of it")
     out.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of all runs (default: runs)")
     out.add_argument("--history", type=Path, metavar="FILE", help="append a row here (default: history.csv in the folder of all runs)")
@@ -151,7 +142,7 @@ def read_setup(given: argparse.Namespace, stack: ExitStack, console: Console) ->
     return Setup(
         sides=sides, gate=given.gate, looks=given.looks, slices=given.slices, slice_s=given.slice_s, warm_up_s=WARM_UP_S,
         workload=workload, query=query, out=given.out, seed=given.seed,
-        cpu=given.third == "cpu", access=_access(given), keep_tokens=not given.no_tokens, history=given.history or given.out / HISTORY,
+        cpu=given.third == "cpu", access=access_of(given), keep_tokens=not given.no_tokens, history=given.history or given.out / HISTORY,
     )  # fmt: skip
 
 
@@ -185,9 +176,10 @@ def make_workload(load: Load, adapter: str = ADAPTER, options: Mapping[str, Any]
 
 def _adapter(given: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     named, table = read_adapter_file(given.adapter_file) if given.adapter_file else (None, {})
-    if named and given.adapter and named != given.adapter:
-        raise TargetError(f"expected one adapter, and --adapter says {given.adapter} where {given.adapter_file} says {named}")
-    return given.adapter or named or ADAPTER, table
+    asked = given.adapter and resolved(given.adapter, Path.cwd())
+    if named and asked and named != asked:
+        raise TargetError(f"expected one adapter, and --adapter says {asked} where {given.adapter_file} says {named}")
+    return asked or named or ADAPTER, table
 
 
 def _sides(given: argparse.Namespace, transport: str, stack: ExitStack, console: Console) -> dict[str, Side]:
@@ -207,8 +199,3 @@ def _sides(given: argparse.Namespace, transport: str, stack: ExitStack, console:
     if given.head is not None:
         return {BASE: base, HEAD: read_side(HEAD, given.head, given.head_dir, given.path, transport=transport)}
     return {BASE: base, HEAD: read_side(HEAD, f"{shlex.quote(sys.executable)} {SERVER}", ROOT, given.path, "this tree")}
-
-
-def _access(given: argparse.Namespace) -> Access:
-    ca_file = given.ca_file.resolve() if given.ca_file else None
-    return Access(tuple(given.header), tuple(given.subprotocol), given.origin, given.bearer_token, given.insecure, ca_file)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from .check_blocks import block_lines
 from .check_plan import BASE, HEAD, CheckPlan
 from .check_targets import LETTERS, Running, Side, Sides
-from .processes import Interrupts, Process, ProcessError, Processes, ended, split_cpus
+from .processes import Interrupted, Interrupts, Process, ProcessError, Processes, ended, split_cpus
 from .reachability import Access
 from .verdict import UNDECIDED, judge_at
 
@@ -29,10 +29,6 @@ SLICE: Final = re.compile(r"^slice (\d+) (\w+)$", re.MULTILINE)
 ZSTD: Final = "zstd"
 LOGS: Final = "logs"
 GENERATOR_LOG: Final = "generator.log"
-
-
-class Interrupted(Exception):  # noqa: N818 - it is no error
-    """Somebody asked us to stop."""
 
 
 @dataclass(slots=True)
@@ -66,12 +62,11 @@ class CheckRun:
             work = self.folder / LOGS
             work.mkdir(exist_ok=True)
             servers = Sides(
-                self.sides, self.query, self.access, processes, work, cpus and cpus[0], lambda: interrupts.count > 0
+                self.sides, self.query, self.access, processes, work, cpus and cpus[0], interrupts.asked
             )  # fmt: skip
             try:
                 for number in range(1, self.plan.looks[-1] + 1):
-                    if interrupts.count:
-                        raise Interrupted
+                    interrupts.go_on()
                     began = time.monotonic()
                     slices, arrays = self._block(number, servers, processes, cpus and cpus[1], interrupts)
                     lines = block_lines(number, self.plan.orders[number - 1], slices, arrays)
@@ -102,8 +97,7 @@ class CheckRun:
         running: dict[str, Running] = {}
         try:
             running = servers.start(self.plan.starts[number - 1])
-            if interrupts.count:
-                raise Interrupted
+            interrupts.go_on()
             self._write_job(job, number, running)
             self._follow(generator, number, interrupts)
         finally:
@@ -136,9 +130,8 @@ class CheckRun:
         slices = len(self.plan.orders[number - 1])
         deadline = time.monotonic() + slices * self.plan.slice_s + 2 * self.plan.warm_up_s + GRACE_S
         told = 0
-        while (code := generator.wait(0.02, lambda: interrupts.count > 0)) is None:
-            if interrupts.count:
-                raise Interrupted
+        while (code := generator.wait(0.02, interrupts.asked)) is None:
+            interrupts.go_on()
             for match in list(SLICE.finditer(generator.text()))[told:]:
                 told += 1
                 self.follower.slice_begins(number, int(match[1]), match[2])

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from loadtest.adapter import HTTP, WEBSOCKET
 
 from .check_plan import BASE, HEAD
-from .processes import Process, ProcessError, Processes, ended
+from .processes import Process, ProcessError, Processes, ended, free_port
 from .reachability import Access, UnreachableError, check_target, check_url, shown, with_query
 
 READY_S: Final = 30.0
@@ -167,10 +167,3 @@ class Sides:
                     f"the {side.name} server did not listen on 127.0.0.1:{port} within {READY_S:g} s{advice}{process.said()}", 2
                 )
             time.sleep(POLL_S)
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on just now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

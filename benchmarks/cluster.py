@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,9 +13,8 @@ from typing import Any, Final
 
 from loadtest.run_directory import RunDirectory, RunDirectoryError
 
-from .experiment import Interrupted
 from .namespaces import Network
-from .processes import Interrupts, Process, ProcessError, Processes
+from .processes import Interrupted, Interrupts, Process, ProcessError, Processes, free_port
 
 LISTENING: Final = re.compile(r"listening on (ws://\S+)")
 START_S: Final = 60.0
@@ -24,13 +22,6 @@ END_S: Final = 120.0
 LOAD: Final = (
     "--users", "6", "--spawn-rate", "100", "--tokens", "20", "--gap-ms", "20", "--ttft-ms", "20", "--warm-up", "0", "--stop-timeout", "3",
 )  # fmt: skip
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Cluster:
@@ -55,9 +46,10 @@ class Cluster:
         self.refused_code: int | None = None
         self._processes = processes
         self._interrupts = interrupts
+        self.go_on, self.pause = interrupts.go_on, interrupts.pause
         reference = ["-m", "server", "--host", self.address("server"), "--port", "0", "--quiet", "--history", str(self.history)]
         self.server = self._start("server", [sys.executable, *(server or reference)])
-        match = self.server.wait_for_line(LISTENING, START_S, lambda: interrupts.count > 0)
+        match = self.server.wait_for_line(LISTENING, START_S, interrupts.asked)
         if match is None:
             raise Interrupted
         bind = ["--master-bind-host", self.address("master"), "--master-bind-port", str(self.port)]
@@ -111,18 +103,6 @@ class Cluster:
                 return str(information["worker"])
         raise ProcessError(f"the master knows no worker with the process id {self.workers[number].pid}")
 
-    def pause(self, seconds: float) -> None:
-        """Let time pass, unless somebody asks us to stop."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self.go_on()
-            time.sleep(min(left, 0.05))
-
-    def go_on(self) -> None:
-        """Interrupted when somebody has asked us to stop."""
-        if self._interrupts.count:
-            raise Interrupted
-
     def rows(self, table: str) -> list[dict[str, Any]]:
         """What the master's directory has of a table now; nothing while there is none."""
         try:
@@ -136,7 +116,7 @@ class Cluster:
         code = self.end_of(self.master)
         for worker in self.workers:
             self.end_of(worker)
-        self.server.stop(signal.SIGTERM, 10, lambda: self._interrupts.count > 0)
+        self.server.stop(signal.SIGTERM, 10, self._interrupts.asked)
         return code
 
     def end_of(self, process: Process) -> int:

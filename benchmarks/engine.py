@@ -65,7 +65,7 @@ class Bench:
         command = [sys.executable, "-m", "benchmarks.null_server"]
         server = self.processes.start("the null server", command, self.folder / f"{stem}.server.log", self.cpus and self.cpus[0])
         try:
-            match = server.wait_for_line(LISTENING, READY_S, lambda: self.interrupts.count > 0)
+            match = server.wait_for_line(LISTENING, READY_S, self.interrupts.asked)
             if match is None:
                 raise ProbeInterruptedError
             result = self.folder / (stem if engine == "ours" else f"{stem}.json")
@@ -94,7 +94,7 @@ class Bench:
         generator = self.processes.start(
             name, [sys.executable, "-m", "locust", *more, *shared], self.folder / f"{stem}.log", self.cpus and self.cpus[1], environment
         )
-        code = generator.wait(seconds + spawn_s + GRACE_S, lambda: self.interrupts.count > 0)
+        code = generator.wait(seconds + spawn_s + GRACE_S, self.interrupts.asked)
         if self.interrupts.count:
             generator.stop(signal.SIGINT, 10, lambda: self.interrupts.count > 1)
             raise ProbeInterruptedError

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from .processes import Interrupts, Process, ProcessError, Processes, ended, split_cpus
+from .processes import Interrupted, Interrupts, Process, ProcessError, Processes, ended, split_cpus
 
 LISTENING: Final = re.compile(r"listening on (ws://\S+)")
 ATTACKING: Final = re.compile(r"attacking ws://")
@@ -24,10 +24,6 @@ GRACE_S: Final = 60.0
 """What a generator may take beyond its load: conversations in flight, writing and compacting on a slow machine."""
 WRITTEN: Final = (0, 12)
 """Exit codes of a generator that has closed its record."""
-
-
-class Interrupted(Exception):  # noqa: N818 - it is no error
-    """Somebody asked us to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +55,7 @@ class Experiment:
         self.folder = folder
         self._processes = processes
         self._interrupts = interrupts
+        self.go_on, self.pause = interrupts.go_on, interrupts.pause
         self._cpus = split_cpus()
 
     def start_reference(self, *options: str) -> Server:
@@ -73,13 +70,13 @@ class Experiment:
         """Hostile clients that attack a server until they are stopped."""
         command = [sys.executable, "-m", "benchmarks.hostile_clients", url, "--connections", str(connections), "--seed", str(seed)]
         process = self._processes.start("the hostile clients", command, self.folder / f"hostile-{seed}.log", self._cpus and self._cpus[1])
-        if process.wait_for_line(ATTACKING, READY_S, self._asked) is None:
+        if process.wait_for_line(ATTACKING, READY_S, self._interrupts.asked) is None:
             raise Interrupted
         return process
 
     def stop_server(self, server: Server) -> None:
         """Let a server leave."""
-        server.process.stop(signal.SIGTERM, 10, self._asked)
+        server.process.stop(signal.SIGTERM, 10, self._interrupts.asked)
 
     def generate(
         self, name: str, url: str, options: Sequence[str], seconds: float, during: Callable[[Process, Path], None] | None = None,
@@ -102,24 +99,12 @@ class Experiment:
         if during is not None:
             during(generator, directory)
         deadline = time.monotonic() + seconds + GRACE_S
-        while generator.wait(0.2, self._asked) is None:
+        while generator.wait(0.2, self._interrupts.asked) is None:
             self._check(generator, deadline, "end")
         code = generator.poll()
         if code not in codes:
             raise ProcessError(f"the generator {ended(code or 0)}{generator.said()}", code)
         return directory
-
-    def pause(self, seconds: float) -> None:
-        """Let time pass, unless somebody asks us to stop."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self.go_on()
-            time.sleep(min(left, 0.05))
-
-    def go_on(self) -> None:
-        """Interrupted when somebody has asked us to stop."""
-        if self._interrupts.count:
-            raise Interrupted
 
     def freeze(self, process: Process, until: Callable[[int], bool]) -> tuple[int, int]:
         """Stop a process with SIGSTOP until ``until`` (which is told since when) is true.
@@ -146,13 +131,10 @@ class Experiment:
 
     def _start_server(self, name: str, log: str, command: Sequence[str]) -> Server:
         process = self._processes.start(name, [sys.executable, *command], self.folder / log, self._cpus and self._cpus[0])
-        match = process.wait_for_line(LISTENING, READY_S, self._asked)
+        match = process.wait_for_line(LISTENING, READY_S, self._interrupts.asked)
         if match is None:
             raise Interrupted
         return Server(process, match[1])
-
-    def _asked(self) -> bool:
-        return self._interrupts.count > 0
 
     def _check(self, generator: Process, deadline: float, what: str) -> None:
         self.go_on()

@@ -6,8 +6,6 @@ after job, on the same machine.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +17,6 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from rich.console import Console
 
 from loadtest.run_directory import write_text
 from reports.charts import Chart, render
@@ -31,6 +28,8 @@ from reports.units import count, duration
 
 from .check_options import HISTORY
 from .check_plan import GATES, METRICS, PlanError
+from .options import Parser
+from .terminal import complain, consoles
 from .verdict import INCONCLUSIVE, INVALID, PASS, REGRESSED, percent
 from .verdict_files import COLUMNS, GATED
 
@@ -178,11 +177,11 @@ def _text(value: Any, say: Any) -> str:
 
 def main(words: Sequence[str]) -> int:
     """The command; returns 0, or 2 where there is no history."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks history", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m benchmarks history", description=__doc__)
     parser.add_argument("file", type=Path, nargs="?", default=Path("runs") / HISTORY, metavar="FILE", help="default: runs/history.csv")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: beside the history, .html)")
     given = parser.parse_args(words)
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console, errors = consoles(machine_reads=False)
     try:
         table = read_history(given.file)
         charts = draw_history(table)
@@ -191,7 +190,7 @@ def main(words: Sequence[str]) -> int:
         for chart in charts:
             page.with_name(f"{chart.name}.png").write_bytes(chart.png)
     except (PlanError, OSError) as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        complain(errors, error)
         return 2
     found = ", ".join(f"{number} {verdict}" for verdict, number in table["verdict"].value_counts().items())
     console.print(f"{len(table)} checks: {found}", highlight=False)

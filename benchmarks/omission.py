@@ -7,7 +7,6 @@ is stopped instead.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -23,11 +22,13 @@ from rich.table import Table
 from loadtest.run_directory import RunDirectoryError
 from reports.units import duration
 
-from .experiment import Experiment, Interrupted, Server
+from .experiment import Experiment, Server
 from .known_answers import DISTURBED, HISTOGRAM, SEND_NS
-from .processes import Interrupts, Process, ProcessError, Processes
+from .options import Parser
+from .processes import Interrupted, Interrupts, Process, ProcessError, Processes
 from .reading import Reading, quantile, read_run, spread
 from .runner import BenchError, new_folder
+from .terminal import complain, consoles, refuse, teller
 
 NOT_TRUE: Final = 12
 RATE: Final = 40
@@ -261,24 +262,20 @@ def print_demonstration(waitings: Sequence[Waiting], claims: Sequence[Claim], st
 
 def main(words: Sequence[str]) -> int:
     """The command; returns 0 when everything is as it must be, 12 when not, 1 our own failure, 2 usage, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks omission", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m benchmarks omission", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of all runs (default: runs)")
     parser.add_argument("--json", action="store_true", help="what was found on standard output, everything else on standard error")
     given = parser.parse_args(words)
-    errors = Console(stderr=True)
-    console = errors if given.json else Console() if sys.stdout.isatty() else Console(width=180)
+    console, errors = consoles(given.json)
     try:
         folder = new_folder(given.out, "omission")
         with Interrupts() as interrupts:
-            waitings, claims, stall_s = demonstrate(
-                folder, interrupts, lambda line: errors.print(line, style="dim", highlight=False, soft_wrap=True)
-            )
+            waitings, claims, stall_s = demonstrate(folder, interrupts, teller(errors))
     except Interrupted:
-        errors.print("interrupted", style="red")
+        complain(errors, "interrupted")
         return 130
     except (BenchError, ProcessError, RunDirectoryError, OSError) as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return error.exit_code if isinstance(error, BenchError) else 2 if getattr(error, "usage", False) else 1
+        return refuse(errors, error)
     print_demonstration(waitings, claims, stall_s, console)
     console.print(f"\nruns     {folder}", highlight=False, soft_wrap=True)
     if given.json:

@@ -23,6 +23,7 @@ OVERRIDES: Final = (
     "record_tokens", "rate_per_s", "workload", "trace_file", "trace_speed",
 )  # fmt: skip
 """Keys of ``[load]`` that an option of the same meaning lays over every scenario of the suite."""
+FOREIGN: Final = "how the server of --host lets us in"
 DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
 
 
@@ -96,7 +97,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         "--threshold", action="append", default=[], metavar="OBJECTIVE", help="what every run has to keep, such as 'token_p99 < 50ms'"
     )
     load.add_argument("--seed", type=int, metavar="N", help="what is drawn depends on this")
-    add_access(bench)
+    add_access(bench.add_argument_group(FOREIGN))
     out = bench.add_argument_group("where the results go")
     out.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of all runs (default: runs)")
     out.add_argument("--name", metavar="NAME", help="ends the name of the folder instead of the suite's")
@@ -148,9 +149,8 @@ def add_overrides(group: argparse._ActionsContainer, without: Collection[str] = 
             group.add_argument(key.option, dest=name, type=reading, metavar=metavar, help=key.meaning.replace("`", ""))
 
 
-def add_access(parser: argparse.ArgumentParser) -> None:
+def add_access(access: argparse._ActionsContainer) -> None:
     """How a foreign server lets us in."""
-    access = parser.add_argument_group("how the server of --host lets us in")
     access.add_argument("--header", action="append", default=[], metavar="'Name: value'", help="may be repeated")
     access.add_argument("--subprotocol", action="append", default=[], metavar="NAME", help="may be repeated")
     access.add_argument("--origin", metavar="ORIGIN")

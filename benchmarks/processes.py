@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +33,10 @@ class ProcessError(Exception):
         self.usage = code == 2
 
 
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """Somebody asked us to stop."""
+
+
 class Interrupts:
     """Counts Ctrl-C, SIGTERM and SIGHUP while entered, instead of raising in the middle of something."""
 
@@ -51,6 +56,22 @@ class Interrupts:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
+
+    def asked(self) -> bool:
+        """Whether somebody has asked us to stop."""
+        return self.count > 0
+
+    def go_on(self) -> None:
+        """Interrupted when somebody has asked us to stop."""
+        if self.count:
+            raise Interrupted
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass, unless somebody asks us to stop."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.go_on()
+            time.sleep(min(left, POLL_S))
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
@@ -207,6 +228,13 @@ def ended(code: int) -> str:
         return f"was ended by {signal.Signals(-code).name}"
     except ValueError:
         return f"was ended by signal {-code}"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def split_cpus() -> tuple[frozenset[int], frozenset[int]] | None:

@@ -6,21 +6,19 @@ each to a file (run it again to add to them); ``table`` writes the tables of doc
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-
 from loadtest.run_directory import write_text
 
 from .check_options import SCENARIO, SLICE_S, SLICES, WARM_UP_S
+from .options import Parser
 from .prove_cases import BY_NAME
 from .prove_table import read_lines, simulated_table, update_page
 from .runner import BenchError
+from .terminal import consoles, refuse
 
 LINES: Final = Path("docs/regressions.jsonl")
 SIMULATED: Final = Path("docs/regressions-simulated.jsonl")
@@ -29,7 +27,7 @@ PAGE: Final = Path("docs/regressions.md")
 
 def main(words: Sequence[str]) -> int:
     """The command; returns 0, 1 our own failure, 2 usage, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks prove", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m benchmarks prove", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     real = commands.add_parser("real", help="real jobs with a known truth, appended to a file")
     real.add_argument("--jobs", type=int, default=10_000, metavar="N", help="stop after so many more (default: when the time is over)")
@@ -51,7 +49,7 @@ def main(words: Sequence[str]) -> int:
     table.add_argument("--simulated", type=Path, default=SIMULATED, metavar="FILE", help=f"the simulated ones (default: {SIMULATED})")
     table.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help=f"the page (default: {PAGE})")
     given = parser.parse_args(words)
-    console = Console() if sys.stdout.isatty() else Console(width=180)
+    console, errors = consoles(machine_reads=False)
     try:
         if given.command == "simulate":
             from .prove_simulation import simulate
@@ -72,5 +70,4 @@ def main(words: Sequence[str]) -> int:
         }  # fmt: skip
         return run_jobs(given.lines, given.jobs, given.minutes, given.case, settings, console)
     except (BenchError, OSError, ValueError) as error:
-        console.print(str(error), style="red", markup=False, soft_wrap=True)
-        return error.exit_code if isinstance(error, BenchError) else 1
+        return refuse(errors, error)

@@ -22,6 +22,7 @@ from .check_targets import TargetError, read_side
 from .processes import ROOT, Interrupts, ProcessError, Processes, split_cpus
 from .prove_cases import Case, inject, next_case
 from .prove_table import read_lines
+from .terminal import complain
 from .verdict_files import describe_environment
 
 FAILURES_IN_A_ROW: Final = 3
@@ -42,7 +43,7 @@ def run_jobs(path: Path, jobs: int, minutes: float, only: Sequence[str], setting
                 failures = 0
             except (ProcessError, TargetError, OSError) as error:
                 failures += 1
-                console.print(f"{case.name}: {error}", style="red", markup=False, soft_wrap=True)
+                complain(console, f"{case.name}: {error}")
                 if failures == FAILURES_IN_A_ROW:
                     return 1
                 continue
@@ -96,7 +97,7 @@ def run_job(
     if verdict["verdict"] != case.forbidden:
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        console.print(f"{case.name}: {verdict['verdict']}, which it must not be; kept in {folder}", style="red", soft_wrap=True)
+        complain(console, f"{case.name}: {verdict['verdict']}, which it must not be; kept in {folder}")
     return line
 
 

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -29,11 +29,12 @@ from loadtest.run_directory import RunDirectory, RunDirectoryError, write_text
 
 from .accounting import AccountError, account, read_history
 from .cluster import Cluster
-from .experiment import Interrupted
 from .mishaps import MISHAPS, Mishap
 from .namespaces import Network, NetworkError, unavailable
-from .processes import Interrupts, ProcessError, Processes
+from .options import Parser
+from .processes import Interrupted, Interrupts, ProcessError, Processes
 from .runner import BenchError, new_folder
+from .terminal import complain, consoles, refuse, teller
 
 OK: Final = 0
 NOT_SO: Final = 12
@@ -198,8 +199,7 @@ def try_all(mishaps: Sequence[Mishap], seeds: int, first: int, folder: Path, par
 
         waiting = [pool.submit(one, mishap, seed) for seed in range(first, first + seeds) for mishap in mishaps]
         cases = [future.result() for future in waiting]
-        if interrupts.count:
-            raise Interrupted
+        interrupts.go_on()
     return cases
 
 
@@ -266,15 +266,10 @@ def write_section(rows: Sequence[dict[str, Any]], seeds: str, machine: dict[str,
     return "\n".join(lines) + "\n"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; --help shows what there is\n")
-
-
 def read_options(words: Sequence[str]) -> argparse.Namespace:
     """The command line; leaves with exit code 2 when it is wrong."""
     names = [mishap.name for mishap in MISHAPS]
-    parser = _Parser(prog="python -m benchmarks faults", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m benchmarks faults", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, metavar="N", help="runs with each fault (default: 20)")
     parser.add_argument("--first", type=int, default=1, metavar="SEED", help="the first seed (default: 1)")
     parser.add_argument("--only", metavar="FAULTS", help=f"these alone, separated by commas: {', '.join(names)}")
@@ -300,12 +295,8 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
 def main(words: Sequence[str]) -> int:
     """The command; returns 0 when everything came out as it must, 12 when not, 1 our own failure, 2 usage, 130 interrupted."""
     given = read_options(words)
-    errors = Console(stderr=True)
-    console = errors if given.json else Console() if sys.stdout.isatty() else Console(width=200)
-
-    def say(line: str) -> None:
-        errors.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
-
+    console, errors = consoles(given.json)
+    say = teller(errors)
     mishaps = list(given.mishaps)
     if any(mishap.hosts for mishap in mishaps) and (why := unavailable()) is not None:
         say(f"left out for want of hosts: {', '.join(mishap.name for mishap in mishaps if mishap.hosts)} ({why})")
@@ -314,11 +305,10 @@ def main(words: Sequence[str]) -> int:
         folder = new_folder(given.out, "faults")
         cases = try_all(mishaps, given.seeds, given.first, folder, given.parallel, say)
     except Interrupted:
-        errors.print("interrupted", style="red")
+        complain(errors, "interrupted")
         return 130
     except (BenchError, OSError) as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return error.exit_code if isinstance(error, BenchError) else 1
+        return refuse(errors, error)
     rows, machine = summarise(cases, mishaps), describe_machine()
     found = {"machine": machine, "rows": rows, "cases": [asdict(case) for case in cases]}
     text = json.dumps(found, ensure_ascii=False, allow_nan=False)
@@ -326,7 +316,7 @@ def main(words: Sequence[str]) -> int:
     write_text(folder / "faults.md", write_section(rows, f"{given.first} to {given.first + given.seeds - 1}", machine))
     print_rows(rows, console)
     for case in (case for case in cases if case.wrong):
-        console.print(f"{case.mishap} {case.seed}: {'; '.join(case.wrong)}", style="red", markup=False, highlight=False, soft_wrap=True)
+        complain(console, f"{case.mishap} {case.seed}: {'; '.join(case.wrong)}")
     console.print(f"\nruns     {folder}\ntable    {folder / 'faults.md'}", highlight=False, soft_wrap=True)
     if given.json:
         sys.stdout.write(text + "\n")

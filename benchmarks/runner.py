@@ -188,7 +188,7 @@ class Conductor:
             return url
         command = [sys.executable, "-m", "server", "--port", "0", *self.run.target.arguments()]
         self.server = self.processes.start("the reference server", command, self._log("server"), self.cpus and self.cpus[0])
-        match = self.server.wait_for_line(LISTENING, SERVER_READY_S, lambda: self.interrupts.count > 0)
+        match = self.server.wait_for_line(LISTENING, SERVER_READY_S, self.interrupts.asked)
         if match is None:
             return None
         reach(with_query(match[1], self.run.load.query_pairs), Access())
@@ -196,7 +196,7 @@ class Conductor:
 
     def asked(self) -> bool:
         """Whether somebody asked us to stop."""
-        return self.interrupts.count > 0
+        return self.interrupts.asked()
 
     def start_generator(self, url: str) -> Process:
         """Locust, without its web page, writing the run directory."""
@@ -223,7 +223,7 @@ class Conductor:
         deadline = time.monotonic() + GENERATOR_READY_S
         begun = False
         refreshed = 0.0
-        while (code := self.generator.wait(0.1, lambda: self.interrupts.count > 0)) is None:
+        while (code := self.generator.wait(0.1, self.interrupts.asked)) is None:
             if self.interrupts.count:
                 return
             if self.server is not None and (server_code := self.server.poll()) is not None:

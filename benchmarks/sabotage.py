@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -26,10 +26,12 @@ from loadtest.run_directory import RunDirectoryError, write_text
 from reports.__main__ import main as reports
 from reports.validity import RULES
 
-from .experiment import Experiment, Interrupted
+from .experiment import Experiment
 from .faults import FAULTS, Bench, Fault, healthy_load
-from .processes import Interrupts, ProcessError, Processes
+from .options import Parser
+from .processes import Interrupted, Interrupts, ProcessError, Processes
 from .runner import BenchError, new_folder
+from .terminal import complain, consoles, refuse, teller
 
 OK: Final = 0
 NOT_TRUE: Final = 12
@@ -169,11 +171,11 @@ def print_rows(rows: Sequence[Row], console: Console) -> None:
     console.print(table)
     for row in (row for row in rows if not row.holds):
         for failure in row.failures:
-            console.print(f"{failure}", style="red", markup=False, highlight=False, soft_wrap=True)
+            complain(console, failure)
         for one in row.verdicts:
             if bool(one.refused_by) if row.rule is None else row.rule not in one.refused_by or one.exit_code != NOT_TRUE:
                 told = " ".join(one.sentences) or "was not refused"
-                console.print(f"{one.name}: {told}", style="red", markup=False, highlight=False, soft_wrap=True)
+                complain(console, f"{one.name}: {told}")
 
 
 def _counts(counted: dict[str, int]) -> str:
@@ -211,14 +213,9 @@ def write_page_text(rows: Sequence[Row], seconds: int, machine: dict[str, Any]) 
     return "\n".join(lines)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; --help shows what there is\n")
-
-
 def read_options(words: Sequence[str]) -> argparse.Namespace:
     """The command line; leaves with exit code 2 when it is wrong."""
-    parser = _Parser(prog="python -m benchmarks sabotage", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m benchmarks sabotage", description=__doc__)
     parser.add_argument("--healthy", type=int, default=30, metavar="N", help="healthy runs (default: 30)")
     parser.add_argument("--each", type=int, default=5, metavar="N", help="runs with each fault (default: 5)")
     parser.add_argument("--seconds", type=int, default=5, metavar="S", help="length of a run (default: 5)")
@@ -246,22 +243,20 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
 def main(words: Sequence[str]) -> int:
     """The command; returns 0 when everything came out as it must, 12 when not, 1 our own failure, 2 usage, 130 interrupted."""
     given = read_options(words)
-    errors = Console(stderr=True)
-    console = errors if given.json else Console() if sys.stdout.isatty() else Console(width=180)
+    console, errors = consoles(given.json)
     try:
         folder = new_folder(given.out, "sabotage")
         with Interrupts() as interrupts, Processes() as processes:
             bench = Bench(Experiment(folder, processes, interrupts), processes, given.seconds)
             rows = prove(
                 bench, given.healthy, given.each, given.seed, given.faults,
-                lambda line: errors.print(line, style="dim", markup=False, highlight=False, soft_wrap=True),
+                teller(errors),
             )  # fmt: skip
     except Interrupted:
-        errors.print("interrupted", style="red")
+        complain(errors, "interrupted")
         return 130
     except (BenchError, ProcessError, OSError) as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return error.exit_code if isinstance(error, BenchError) else 1
+        return refuse(errors, error)
     machine = describe_machine()
     found = {"seconds": given.seconds, "machine": machine, "rows": [row.as_dict() for row in rows]}
     text = json.dumps(found, ensure_ascii=False, allow_nan=False)

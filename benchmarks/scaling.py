@@ -7,14 +7,13 @@ compacted: that says which share of a core so many would take, how many bytes a 
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
 import psutil
@@ -28,9 +27,10 @@ from loadtest.shipping import Intake, Shipment
 from reports.summary import summarise
 
 from .cluster import Cluster
-from .experiment import Interrupted
-from .processes import Interrupts, ProcessError, Processes
+from .options import Parser
+from .processes import Interrupted, Interrupts, ProcessError, Processes
 from .runner import BenchError, new_folder
+from .terminal import complain, consoles, refuse
 
 RUN, TOKEN = "scaling", "scaling"
 LOAD: Final = ("--users", "64", "--tokens", "200", "--gap-ms", "0", "--ttft-ms", "0", "--no-scrape", "--spawn-rate", "200")
@@ -146,14 +146,9 @@ def print_found(found: dict[str, Any], console: Console) -> None:
     )  # fmt: skip
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; --help shows what there is\n")
-
-
 def main(words: Sequence[str]) -> int:
     """The command; returns 0 done, 1 our own failure, 2 usage, 130 interrupted."""
-    parser = _Parser(prog="python -m benchmarks scaling", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m benchmarks scaling", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10, metavar="S", help="length of a measured run (default: 10)")
     parser.add_argument("--workers", type=int, default=100, metavar="N", help="workers to feed (default: 100)")
     parser.add_argument("--feed-seconds", type=int, default=60, metavar="S", help="seconds of their record (default: 60)")
@@ -162,7 +157,7 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_args(words)
     if given.seconds < 3 or not 1 <= given.workers <= 1000 or not 1 <= given.feed_seconds <= 3600:
         parser.error("expected --seconds from 3, --workers from 1 to 1000, --feed-seconds from 1 to 3600")
-    errors = Console(stderr=True)
+    console, errors = consoles(given.json)
     try:
         folder = new_folder(given.out, "scaling")
         with Interrupts() as interrupts, Processes() as processes:
@@ -176,16 +171,15 @@ def main(words: Sequence[str]) -> int:
             source = record_one(folder / "source", given.seconds, processes, interrupts)
         fed = feed(folder / "fed", source, given.workers, given.feed_seconds)
     except Interrupted:
-        errors.print("interrupted", style="red")
+        complain(errors, "interrupted")
         return 130
     except (BenchError, ProcessError, RunDirectoryError, OSError) as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return error.exit_code if isinstance(error, BenchError) else 1
+        return refuse(errors, error)
     shutil.rmtree(folder / "fed", ignore_errors=True)
     found = {"machine": describe_machine(), "measured": measured, "fed": fed}
     text = json.dumps(found, ensure_ascii=False, allow_nan=False)
     write_text(folder / "scaling.json", text + "\n")
-    print_found(found, errors if given.json else Console())
+    print_found(found, console)
     if given.json:
         sys.stdout.write(text + "\n")
     return 0

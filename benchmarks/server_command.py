@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .check_targets import free_port
-from .processes import Process, ProcessError, Processes, ended
+from .processes import Process, ProcessError, Processes, ended, free_port
 
 READY_S: Final = 30.0
 POLL_S: Final = 0.02

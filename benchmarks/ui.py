@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from . import limits
-from .processes import Interrupts, Process, ProcessError, Processes, ended, split_cpus
+from .processes import Interrupts, Process, ProcessError, Processes, ended, free_port, split_cpus
 from .reachability import Access, UnreachableError, check_target
 from .runner import LISTENING, SERVER_DRAIN_S, SERVER_READY_S, BenchError
 
@@ -46,9 +46,7 @@ def choose_port(wanted: int | None) -> int:
 
 
 def _master_port() -> list[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     return ["--master-bind-host=127.0.0.1", f"--master-bind-port={port}", f"--master-port={port}"]
 
 
@@ -78,7 +76,7 @@ def serve_ui(host: str | None, web_port: int | None, processes_wanted: int, cons
             if url is None:
                 command = [sys.executable, "-m", "server", "--port", "0"]
                 server = processes.start("the reference server", command, Path(folder) / "server.log", cpus and cpus[0])
-                match = server.wait_for_line(LISTENING, SERVER_READY_S, lambda: interrupts.count > 0)
+                match = server.wait_for_line(LISTENING, SERVER_READY_S, interrupts.asked)
                 url = match[1] if match else ""
             if not interrupts.count:
                 command = [
@@ -88,7 +86,7 @@ def serve_ui(host: str | None, web_port: int | None, processes_wanted: int, cons
                     *([f"--processes={processes_wanted}", *_master_port()] if processes_wanted > 1 else []),
                 ]  # fmt: skip
                 generator = processes.start("Locust", command, Path(folder) / "generator.log", cpus and cpus[1])
-                generator.wait_for_line(WEB_READY, WEB_READY_S, lambda: interrupts.count > 0)
+                generator.wait_for_line(WEB_READY, WEB_READY_S, interrupts.asked)
                 # Locust says so before it listens.
                 generator.wait(WEB_READY_S, lambda: interrupts.count > 0 or _listens(port))
                 if not interrupts.count:
@@ -100,7 +98,7 @@ def serve_ui(host: str | None, web_port: int | None, processes_wanted: int, cons
                         console.print(f"the server's own page, to type in by hand: {escape(page)}", highlight=False, soft_wrap=True)
             while not interrupts.count:
                 for process in (generator, server):
-                    if process is not None and (code := process.wait(0.2, lambda: interrupts.count > 0)) is not None:
+                    if process is not None and (code := process.wait(0.2, interrupts.asked)) is not None:
                         raise ProcessError(f"{process.name} {ended(code)}{process.said()}")
         except ProcessError as error:
             raise BenchError(str(error), 1) from None

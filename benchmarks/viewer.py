@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 import psutil
-from rich.console import Console
 
 from . import limits
+from .options import Parser
 from .processes import Interrupts, Process, ProcessError, Processes, split_cpus
 from .runner import LISTENING, SERVER_READY_S
+from .terminal import consoles, refuse
 from .ui import WEB_READY, WEB_READY_S, choose_port
 
 POLL_S, STATS_POLL_S = 1.0, 2.0
@@ -95,7 +96,7 @@ def measure(url: str, process: psutil.Process, pairs: int, seconds: float, viewe
 
 def main(arguments: Sequence[str]) -> int:
     """Run the comparison; exit code 0, 1 when a process failed, 130 when interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks viewer", description=str(__doc__).partition("\n")[0])
+    parser = Parser(prog="python -m benchmarks viewer", description=str(__doc__).partition("\n")[0])
     parser.add_argument("--users", type=int, default=50)
     parser.add_argument("--gap-ms", type=float, default=5.0)
     parser.add_argument("--pairs", type=int, default=8, help="stretches with and without, in pairs")
@@ -103,24 +104,22 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--viewers", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
-    errors, rates = Console(stderr=True), []
+    (console, errors), rates = consoles(given.json), []
     limits.raise_file_limit()
     cpus = split_cpus()
     with tempfile.TemporaryDirectory(prefix="streamgauge-") as folder, Interrupts() as interrupts, Processes() as processes:
-        stopped = lambda: interrupts.count > 0  # noqa: E731
         try:
             server = processes.start(
                 "the reference server", [sys.executable, "-m", "server", "--port", "0"], Path(folder) / "server.log", cpus and cpus[0]
             )
-            match = server.wait_for_line(LISTENING, SERVER_READY_S, stopped)
+            match = server.wait_for_line(LISTENING, SERVER_READY_S, interrupts.asked)
             generator = _start_locust(processes, Path(folder), match[1] if match else "", given, cpus and cpus[1])
-            generator.wait_for_line(WEB_READY, WEB_READY_S, stopped)
+            generator.wait_for_line(WEB_READY, WEB_READY_S, interrupts.asked)
             url = f"http://127.0.0.1:{given.port}"
-            _wait_for_tokens(url, stopped)
-            rates = measure(url, psutil.Process(generator.pid), given.pairs, given.seconds, given.viewers, stopped)
+            _wait_for_tokens(url, interrupts.asked)
+            rates = measure(url, psutil.Process(generator.pid), given.pairs, given.seconds, given.viewers, interrupts.asked)
         except (ProcessError, OSError) as error:
-            errors.print(str(error), style="red", markup=False)
-            return 1
+            return refuse(errors, error)
     if not rates:
         return 130
     without, looking = np.array(rates).T
@@ -133,7 +132,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
-        Console().print(
+        console.print(
             f"tokens per CPU-second, median of {len(rates)} pairs: {result['without_tokens_per_cpu_s']:.0f} with nobody looking, "
             f"{result['with_tokens_per_cpu_s']:.0f} with {given.viewers}; ratio {result['ratio_median']:.4f} "
             f"({result['ratio_least']:.4f} to {result['ratio_most']:.4f})",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.accounting import account
-from benchmarks.experiment import Experiment, Interrupted
+from benchmarks.experiment import Experiment
 from benchmarks.omission import (
     RATE,
     SMALL_POOL,
@@ -26,7 +26,7 @@ from benchmarks.omission import (
     stop_generator,
     stop_server,
 )
-from benchmarks.processes import Interrupts, Processes
+from benchmarks.processes import Interrupted, Interrupts, Processes
 from benchmarks.reading import Reading
 from loadtest.calibration_record import keep_calibration
 from loadtest.conversation import Conversation

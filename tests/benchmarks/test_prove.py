@@ -208,4 +208,4 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     page = tmp_path / "page.md"
     page.write_text("nothing")
     assert main(["table", "--simulated", str(out), "--lines", str(tmp_path / "none"), "--page", str(page)]) == 1
-    assert "expected the marks" in capsys.readouterr().out
+    assert "expected the marks" in capsys.readouterr().err
