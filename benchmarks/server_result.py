@@ -1,111 +1,158 @@
-"""The figures of the servers as a table for people and for a page, and as a chart. Knows no process."""
+"""How a comparison of servers is shown: tables for people and for the page, and the chart. Knows no process."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from rich.console import Console
-from rich.table import Table
+from reports.units import ABSENT, count, significant
 
-from reports.units import ABSENT, significant
+from . import server_ladder as ladder
+from .comparison import Figures, Part, circumstances, markdown
 
-Figures = Sequence[dict[str, Any]]
-
-
-def names(figures: Figures) -> list[str]:
-    """The servers, in the order in which they were first measured."""
-    return list(dict.fromkeys(figure["server"] for figure in figures))
+MIB: Final = 2**20
+OVERLOADED: Final = " *"
 
 
-def median(figures: Figures, server: str, name: str, users: int | None = None) -> float | None:
-    """The median over the rounds, or None."""
-    values = [
-        figure["value"] for figure in figures
-        if figure["server"] == server and figure["name"] == name and users in (None, figure["users"]) and figure["value"] is not None
-    ]  # fmt: skip
-    return statistics.median(values) if values else None
-
-
-def ladder(figures: Figures) -> list[int]:
-    """The numbers of users of the ladder."""
-    return sorted({figure["users"] for figure in figures if figure["name"] == "itl_p99_ms"})
-
-
-def text(value: float | None) -> str:
+def text(value: float | None, scale: float = 1.0) -> str:
     """A value for people."""
-    return ABSENT if value is None else significant(value, 3)
+    return ABSENT if value is None else significant(value / scale, 3)
 
 
-def rows(figures: Figures) -> tuple[list[str], list[list[str]]]:
-    """The head and the rows of the table."""
-    steps = ladder(figures)
-    head = ["server", "ceiling (tokens/s)", "processor (us/token)", "memory (MiB)"]
-    head += [f"gap p99, {users} users (ms)" for users in steps] + ["valid"]
-    made = []
-    for server in names(figures):
-        runs = [figure["valid"] for figure in figures if figure["server"] == server and figure["name"] in ("tokens_per_s", "ttft_p50_ms")]
-        row = [server, *(text(median(figures, server, name)) for name in ("tokens_per_s", "cpu_us_per_token", "resident_mib"))]
-        row += [text(median(figures, server, "itl_p99_ms", users)) for users in steps]
-        made.append([*row, f"{sum(runs)} of {len(runs)}"])
-    return head, made
+def line(reading: Mapping[str, Any]) -> str:
+    """One run in a few words."""
+    figures = f"{text(reading['tokens_per_s'])} tokens/s, {text(reading['cpu_us_per_token'])} us/token"
+    if not reading["valid"]:
+        return f"{figures}; not valid: {'; '.join(reading['reasons'])}"
+    if reading["load"] == "ceiling":
+        return figures
+    return f"{figures}, gap p99 {text(reading['gap_p99_ms'])} ms; {'; '.join(reading['missed']) or 'met'}"
 
 
-def print_result(figures: Figures, console: Console) -> None:
-    """Print the table."""
-    head, made = rows(figures)
-    table = Table(box=None, pad_edge=False)
-    for index, name in enumerate(head):
-        table.add_column(name, justify="right" if index else "left")
-    for row in made:
-        table.add_row(*row)
-    console.print(table)
+def held_text(found: ladder.Found) -> str:
+    """The highest rung that was held; with a sign where that is not the server's own limit."""
+    if found.held is None:
+        return "none" if found.limit == "server" else ABSENT
+    return count(found.held) if found.limit == "server" else f"≥ {count(found.held)}"
 
 
-def write_markdown(figures: Figures) -> str:
-    """The table as Markdown."""
-    head, made = rows(figures)
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in made]) + "\n"
+def why_text(found: ladder.Found) -> str:
+    """What came above the highest rung that was held."""
+    if found.above is None:
+        return "the ladder ends here"
+    if found.limit == "measurement":
+        return f"at {count(found.above)} no run could judge it: {found.why}"
+    return f"at {count(found.above)}: {found.why}"
+
+
+def most_text(figures: Figures, server: str) -> str:
+    """The most tokens a second, with a sign where the generator, or noise, was at its limit before the server."""
+    most, valid = ladder.most_tokens(figures, server)
+    return ABSENT if most is None else f"{'' if valid else '≥ '}{text(most)}"
+
+
+def tables(figures: Figures) -> list[Part]:
+    """Ceiling, all servers under one load, and the ladder."""
+    servers, rungs, common = ladder.servers(figures), ladder.rungs(figures), ladder.common_rung(figures)
+    made: list[Part] = []
+    rows = []
+    for server in servers:
+        found = ladder.find(figures, server)
+        per_cpu = text(ladder.tokens_per_cpu_s(figures, server))
+        rows.append([server, held_text(found), most_text(figures, server), per_cpu, why_text(found)])
+    head = ["server", "conversations held", "most tokens/s", "tokens per CPU-second", "what ended the climb"]
+    made.append(("Ceiling", head, rows))
+    if common is not None:
+        names = (("cpu_us_per_token", 1), ("gap_p50_ms", 1), ("gap_p99_ms", 1), ("ttft_p99_ms", 1), ("resident_bytes", MIB))
+        rows = [[server, *(text(ladder.at_rung(figures, server, common, name), scale) for name, scale in names)] for server in servers]
+        head = ["server", "processor (us/token)", "gap p50 (ms)", "gap p99 (ms)", "first token p99 (ms)", "memory (MiB)"]
+        made.append((f"All under the same load: {count(common)} conversations", head, rows))
+    if rungs:
+        rows = [[server, *(_gap_text(figures, server, rung) for rung in rungs)] for server in servers]
+        made.append(("Gap between tokens, p99 (ms), by conversations at once; * not held", ["server", *map(count, rungs)], rows))
+    return made
+
+
+def _gap_text(figures: Figures, server: str, rung: int) -> str:
+    mine = ladder.of(figures, server, "ladder", rung)
+    if not mine:
+        return ABSENT
+    value = text(ladder.at_rung(figures, server, rung, "gap_p99_ms"))
+    return value if ladder.judge(mine) == "held" else f"{value}{OVERLOADED}"
+
+
+def parts(result: Mapping[str, Any]) -> Mapping[str, str]:
+    """What stands on the page: when and where, the objectives, the tables."""
+    figures = result["figures"]
+    said = [circumstances(result)]
+    objectives = result["options"].get("slo")
+    if objectives:
+        said.append(f"A rung is held while {', '.join(f'`{one}`' for one in objectives)}.")
+    if (drift := ladder.drift(figures)) is not None:
+        said.append(
+            f"Between the first and the last pass at the ceiling the processor time of a token changed by {100 * drift:+.1f} % (median)."
+        )
+    for who, why in result["missing"].items():
+        said.append(f"Left out: {who}: {why}.")
+    made = [" ".join(said), *(markdown(head, rows, title) for title, head, rows in tables(figures))]
+    return {"servers": "\n\n".join(made)}
 
 
 def draw(figures: Figures, folder: Path) -> None:
-    """Write ``servers.png`` and ``servers.svg``: the ceiling, processor time of a token, and the ladder."""
+    """Write ``servers.png`` and ``servers.svg``: the ladder, what was held, and tokens for a second of processor time."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from reports.palette import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILION
+    from reports.palette import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE
     from reports.style import RC, plain_ticks
 
-    servers, steps = names(figures), ladder(figures)
-    colours = [BLUE, SKY, VERMILION, ORANGE, GREEN, PURPLE, "#8a5fbf", INK, MUTED]
+    # A library has a colour; uvloop is broken, the proxy dotted.
+    families = {"websockets": BLUE, "FastAPI + uvicorn": ORANGE, "aiohttp": GREEN, "picows": PURPLE, "node ws": INK}
+    servers, rungs = ladder.servers(figures), ladder.rungs(figures)
+    colours = {server: next((families[name] for name in families if server.startswith(name)), MUTED) for server in servers}
+    strokes: dict[str, Any] = {s: (0, (4, 1.6)) if "uvloop" in s else (0, (1, 1.2)) if "nginx" in s else "solid" for s in servers}
     with mpl.rc_context(RC):
-        figure = Figure(figsize=(12, 4.4), layout="constrained")
-        axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
-        bars = (("Ceiling, 1 core", "tokens_per_s", "tokens/s"), ("Processor time of a token", "cpu_us_per_token", "us"))
-        for place, (title, name, unit) in zip(axes[:2], bars, strict=True):
-            values = [median(figures, server, name) or 0.0 for server in servers]
-            drawn = place.barh(range(len(servers)), values, height=0.62, color=colours[: len(servers)], zorder=2)
-            place.bar_label(drawn, [significant(value, 3) for value in values], padding=3, fontsize=7.5, color=MUTED)
-            place.set_yticks(range(len(servers)), servers if place is axes[0] else [""] * len(servers))
+        figure = Figure(figsize=(12, 4.9), layout="constrained")
+        axes = figure.subplots(1, 3, width_ratios=(1.55, 1, 1))
+        climb = axes[0]
+        for server in servers:
+            points = [(rung, ladder.at_rung(figures, server, rung, "gap_p99_ms")) for rung in rungs]
+            drawn = [(rung, value) for rung, value in points if value is not None]
+            climb.plot(
+                [rung for rung, _ in drawn], [value for _, value in drawn], color=colours[server], linestyle=strokes[server], marker="o",
+                markersize=3.5, label=server,
+            )  # fmt: skip
+        climb.set_yscale("log")
+        climb.set_title("Gap between tokens, p99, as conversations are added")
+        climb.set_xlabel("conversations at once, 50 tokens/s each, every token acknowledged")
+        climb.set_ylabel("ms (log)")
+        climb.set_xlim(0)
+        plain_ticks(climb, x=True)
+        bars = (
+            (
+                "Conversations held",
+                [float(ladder.find(figures, s).held or 0) for s in servers],
+                [held_text(ladder.find(figures, s)) for s in servers],
+            ),
+            (
+                "Tokens for a CPU-second",
+                [ladder.tokens_per_cpu_s(figures, s) or 0.0 for s in servers],
+                [text(ladder.tokens_per_cpu_s(figures, s)) for s in servers],
+            ),
+        )
+        for place, (title, values, labels) in zip(axes[1:], bars, strict=True):
+            drawn_bars = place.barh(range(len(servers)), values, height=0.62, color=[colours[s] for s in servers], zorder=2)
+            for bar, server in zip(drawn_bars, servers, strict=True):
+                bar.set_alpha(0.6 if "uvloop" in server or "nginx" in server else 1.0)
+            place.bar_label(drawn_bars, labels, padding=3, fontsize=8, color=MUTED)
+            place.set_yticks(range(len(servers)), servers if place is axes[1] else [""] * len(servers))
             place.invert_yaxis()
             place.grid(axis="x")
             place.grid(visible=False, axis="y")
-            place.margins(x=0.2)
+            place.margins(x=0.22)
             place.set_title(title)
-            place.set_xlabel(unit)
             plain_ticks(place, x=True, y=False)
-        ladder_axes = axes[2]
-        for server, colour in zip(servers, colours, strict=False):
-            values = [median(figures, server, "itl_p99_ms", users) or float("nan") for users in steps]
-            ladder_axes.plot(steps, values, color=colour, marker="o", markersize=3.5, label=server)
-        ladder_axes.set_yscale("log")
-        ladder_axes.set_title("Gap between tokens, p99")
-        ladder_axes.set_xlabel("users, 50 tokens/s each")
-        ladder_axes.set_ylabel("ms (log)")
-        ladder_axes.set_xticks(steps)
-        plain_ticks(ladder_axes)
+        figure.legend(*climb.get_legend_handles_labels(), loc="outside lower center", ncols=5, handlelength=3)
         for ending in ("png", "svg"):
             figure.savefig(folder / f"servers.{ending}", dpi=160)

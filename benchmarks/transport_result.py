@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
-from rich.table import Table
-
 from reports.units import ABSENT, significant
+
+from .comparison import Figures, Part, circumstances, markdown
+from .transport_claims import check_claims
 
 NAMES: Final = {
     "ws-ack": "WebSocket, ack each", "ws-window": "WebSocket, window 8", "ws-no-ack": "WebSocket, no ack",
     "ws-deflate": "WebSocket, deflate", "sse": "server-sent events", "long-poll": "long poll", "poll": "poll, 100 ms",
 }  # fmt: skip
-Figures = Sequence[dict[str, Any]]
-
 FAR: Final = (
     ("latency_p50_ms", "latency of a token, p50", "ms"),
     ("latency_p99_ms", "latency of a token, p99", "ms"),
@@ -55,10 +53,10 @@ def text(value: float | None, name: str = "") -> str:
     return significant(value / 1024 if name.endswith("bytes_per_connection") else value, 3)
 
 
-def tables(figures: Figures) -> list[tuple[str, list[str], list[list[str]]]]:
+def tables(figures: Figures) -> list[Part]:
     """Every table: a title, its head, its rows."""
     far = distances(figures)
-    made = []
+    made: list[Part] = []
     for name, title, unit in FAR:
         rows = [[label, *(text(find(figures, each, name, rtt)) for rtt in far)] for each, label in NAMES.items()]
         made.append((f"{title} ({unit}), by round trip", ["", *(f"{rtt:g} ms" for rtt in far)], rows))
@@ -82,26 +80,13 @@ def tables(figures: Figures) -> list[tuple[str, list[str], list[list[str]]]]:
     return made
 
 
-def print_result(figures: Figures, console: Console) -> None:
-    """Print the tables."""
-    for title, head, rows in tables(figures):
-        console.print(title, style="bold", highlight=False)
-        table = Table(box=None, pad_edge=False)
-        for index, name in enumerate(head):
-            table.add_column(name, justify="right" if index else "left")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-        console.print()
-
-
-def write_markdown(figures: Figures) -> str:
-    """The tables as Markdown."""
-    parts = []
-    for title, head, rows in tables(figures):
-        lines = [f"**{title}**", "", "| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-        parts.append("\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]))
-    return "\n\n".join(parts) + "\n"
+def parts(result: Mapping[str, Any]) -> Mapping[str, str]:
+    """What stands on the page: the tables with when and where they were measured, and the claims."""
+    figures = result["figures"]
+    made = [circumstances(result), "![Latency, rate and stop by distance; bytes, processor time and memory by transport](transports.png)"]
+    made += [markdown(head, rows, title) for title, head, rows in tables(figures)]
+    claims = [[claim.said, claim.measured, claim.verdict] for claim in check_claims(figures)]
+    return {"transports": "\n\n".join(made), "claims": markdown(["claim", "measured", "so"], claims, right=False)}
 
 
 def draw(figures: Figures, folder: Path) -> None:

@@ -15,26 +15,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import psutil
-from rich.console import Console
-from rich.markup import escape
 
-from loadtest.environment import describe_machine, describe_versions
-from loadtest.run_directory import write_text
-
-from .processes import ROOT, Interrupts, Process, ProcessError, Processes, split_cpus
-from .runner import new_folder
-from .transport_result import draw, print_result, write_markdown
+from . import transport_result
+from .comparison import Comparison, add_common, compare
+from .processes import ROOT, Process, ProcessError
 
 LISTENING: Final = re.compile(r"listening on (?:ws://)?(127\.0\.0\.1:\d+)")
 TRANSPORTS: Final = ("ws-ack", "ws-window", "ws-no-ack", "ws-deflate", "sse", "long-poll", "poll")
 SERVER: Final = ("server.fastapi_app", "--port", "0", "--quiet", "--compression", "--cap", "token_bytes=65536")
-READY_S: Final = 30.0
 CLIENT_S: Final = 180.0
 POLL_S: Final = 0.05
 PATIENCE_POLLS: Final = 100
@@ -43,44 +36,32 @@ TOKEN_SIZES: Final = (1, 125, 126, 16_384, 65_536)
 SIMILAR: Final = "&trace=a-run-with-a-long-name-as-in-a-chunk-of-json"
 
 
-class Interrupted(Exception):  # noqa: N818 - it is no error
-    """Somebody asked us to stop."""
-
-
-@dataclass(slots=True)
 class Bench:
-    """What the measurements share."""
+    """A comparison of transports: its programs, clients that measure, and figures."""
 
-    folder: Path
-    processes: Processes
-    interrupts: Interrupts
-    console: Console
-    given: argparse.Namespace
-    cpus: tuple[frozenset[int], frozenset[int]] | None
-    server: Process | None = None
-    figures: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(self, comparison: Comparison, given: argparse.Namespace) -> None:
+        self._comparison = comparison
+        self.given = given
+        self.folder = comparison.folder
+        self.tell = comparison.tell
 
     def start(self, name: str, arguments: Sequence[str], *, near_server: bool) -> tuple[Process, str]:
         """Start a program that says where it listens; its process and ``host:port``."""
-        cpus = None if self.cpus is None else self.cpus[0 if near_server else 1]
-        process = self.processes.start(name, [sys.executable, "-m", *arguments], self.folder / f"{name.replace(' ', '-')}.log", cpus)
-        match = process.wait_for_line(LISTENING, READY_S, lambda: self.interrupts.count > 0)
-        if match is None:
-            raise Interrupted
+        process, match = self._comparison.start(name, [sys.executable, "-m", *arguments], LISTENING, near_server=near_server)
         return process, match[1]
 
     def ask(self, where: str, transport: str, what: str, *options: str, during: Sequence[Callable[[], None]] = ()) -> dict[str, Any]:
         """Run a client to its end and return what it measured; each of ``during`` is called when it says a line before that."""
-        if self.interrupts.count:
-            raise Interrupted
+        self._comparison.go_on()
+        cpus = self._comparison.side(near_server=False)
         command = [sys.executable, "-m", "benchmarks.transport_client", f"http://{where}", transport, what, *options]
         with subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         ) as client:
             assert client.stdout is not None
             assert client.stdin is not None
-            if self.cpus is not None:
-                os.sched_setaffinity(client.pid, self.cpus[1])
+            if cpus is not None:
+                os.sched_setaffinity(client.pid, cpus)
             try:
                 for call in during:
                     client.stdout.readline()
@@ -99,7 +80,7 @@ class Bench:
 
     def note(self, transport: str, rtt_ms: float | None, name: str, value: float | None) -> None:
         """Keep a figure."""
-        self.figures.append({"transport": transport, "rtt_ms": rtt_ms, "name": name, "value": value})
+        self._comparison.figures.append({"transport": transport, "rtt_ms": rtt_ms, "name": name, "value": value})
 
 
 def measure_distance(bench: Bench, where: str, rtt_ms: float) -> None:
@@ -110,7 +91,7 @@ def measure_distance(bench: Bench, where: str, rtt_ms: float) -> None:
     )
     given = bench.given
     for transport in TRANSPORTS:
-        bench.console.print(f"[dim]{rtt_ms:g} ms round trip:[/] {transport}", highlight=False)
+        bench.tell(f"{rtt_ms:g} ms round trip:", transport)
         rtt = f"--rtt-ms={rtt_ms:g}"
         read = bench.ask(far, transport, "stream", rtt, f"--tokens={given.tokens}", f"--gap-ms={given.gap_ms:g}")
         latencies = np.array(read["latencies_ms"])
@@ -140,23 +121,21 @@ def let_go_ms(log: Path, said_ns: Sequence[int], rtt_ms: float) -> list[float]:
     return [(at - said) / 1e6 + rtt_ms / 2 for at, said in zip(after, said_ns, strict=True) if at is not None]
 
 
-def measure_costs(bench: Bench, where: str) -> None:
+def measure_costs(bench: Bench, shared: Process, where: str) -> None:
     """Processor time and memory of both sides, without a proxy between them."""
-    assert bench.server is not None
-    watched = psutil.Process(bench.server.pid)
     marks: list[float] = []
-    fresh = watched
+    fresh: psutil.Process | None = None
 
     def mark_cpu() -> None:
-        times = watched.cpu_times()
-        marks.append(times.user + times.system)
+        marks.append(processor_s(shared.pid))
 
     def mark_memory() -> None:
+        assert fresh is not None
         marks.append(float(fresh.memory_info().rss))
 
     given = bench.given
     for transport in TRANSPORTS:
-        bench.console.print(f"[dim]cost:[/] {transport}", highlight=False)
+        bench.tell("cost:", transport)
         marks.clear()
         tokens = round(given.load_s * 1000 / given.gap_ms)
         read = bench.ask(
@@ -176,9 +155,20 @@ def measure_costs(bench: Bench, where: str) -> None:
         server.stop(signal.SIGKILL, 5)  # its connections are gone with the client
 
 
+def processor_s(pid: int) -> float:
+    """Processor time of a process by the scheduler's own count (ns, proc(5): schedstat): ticks of 10 ms are too coarse for some seconds of
+    a light load. Of threads that are there; a server that makes and ends threads would need more."""
+    tasks = Path(f"/proc/{pid}/task")
+    try:
+        return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks.iterdir()) / 1e9
+    except OSError:
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)
+
+
 def measure_frames(bench: Bench, where: str) -> None:
     """What a frame has around its text, each way, and what compression makes of tokens that are alike."""
-    bench.console.print("[dim]frames:[/] headers, mask, compression", highlight=False)
+    bench.tell("frames:", "headers, mask, compression")
     for size in TOKEN_SIZES:
         read = bench.ask(where, "ws-no-ack", "stream", "--tokens=20", "--gap-ms=5", f"--query=&token_bytes={size}")
         bench.note(f"text of {size}", None, "header_bytes", (read["received_bytes"] - 7 - read["text_bytes"]) / read["tokens"])
@@ -203,8 +193,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--connections", type=int, default=20, metavar="N", help="at once, where processor time is read (default: 20)")
     add("--load-s", type=float, default=3.0, metavar="S", help="of it (default: 3)")
     add("--held", type=int, default=200, metavar="N", help="connections held beside as many others, where memory is read (default: 200)")
-    add("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of all runs (default: runs)")
-    add("--json", action="store_true", help="the figures on standard output")
+    add_common(parser)
     return parser
 
 
@@ -218,33 +207,13 @@ def _distances(text: str) -> tuple[float, ...]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write ``transports.json``, ``transports.md`` and the chart; the exit code (130 when interrupted)."""
     given = build_parser().parse_args(arguments)
-    errors, console = Console(stderr=True), Console(stderr=given.json, width=None if sys.stdout.isatty() else 160)
-    folder = new_folder(given.out, "transports")
-    before, code = os.getloadavg(), 0
-    with Interrupts() as interrupts, Processes() as processes:
-        bench = Bench(folder, processes, interrupts, errors, given, split_cpus())
-        try:
-            bench.server, where = bench.start("server", SERVER, near_server=True)
-            for rtt_ms in given.rtt_ms:
-                measure_distance(bench, where, rtt_ms)
-            measure_costs(bench, where)
-            measure_frames(bench, where)
-        except Interrupted:
-            code = 130
-        except ProcessError as error:
-            errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-            code = 1
-    result = {
-        "figures": bench.figures, "options": {name: str(value) for name, value in vars(given).items()},
-        "load_average": {"before": before, "after": os.getloadavg()}, "pinned": bench.cpus is not None,
-        "environment": describe_machine(), "versions": describe_versions(),
-    }  # fmt: skip
-    write_text(folder / "transports.json", json.dumps(result, indent=1, default=str) + "\n")
-    if code == 0:
-        draw(bench.figures, folder)
-        write_text(folder / "transports.md", write_markdown(bench.figures))
-    print_result(bench.figures, console)
-    console.print(f"\nfigures  {escape(str(folder))}", highlight=False, soft_wrap=True)
-    if given.json:
-        sys.stdout.write(json.dumps(result, default=str) + "\n")
-    return code
+
+    def work(comparison: Comparison) -> None:
+        bench = Bench(comparison, given)
+        server, where = bench.start("server", SERVER, near_server=True)
+        for rtt_ms in given.rtt_ms:
+            measure_distance(bench, where, rtt_ms)
+        measure_costs(bench, server, where)
+        measure_frames(bench, where)
+
+    return compare("transports", given, transport_result, work)

@@ -9,39 +9,112 @@ from typing import Any
 
 import pytest
 
-from benchmarks.server_result import draw, median, rows, write_markdown
-from benchmarks.servers import SERVERS, main, nginx_program, proxy_configuration
+from benchmarks.server_ladder import at_rung, climbing, common_rung, drift, find, judge, most_tokens, tokens_per_cpu_s
+from benchmarks.server_peers import SERVERS, nginx_program, proxy_configuration
+from benchmarks.server_result import draw, tables
+from benchmarks.servers import LADDER, main, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def figures() -> list[dict[str, Any]]:
+def reading(server: str, conversations: int, state: str = "met", **changes: Any) -> dict[str, Any]:
+    return {
+        "server": server, "load": "ladder", "conversations": conversations, "valid": True, "reasons": [], "state": state,
+        "missed": [] if state == "met" else [f"gap: {state}."], "gap_p50_ms": 20.0, "gap_p99_ms": 21.0 if state == "met" else 80.0,
+        "ttft_p99_ms": 25.0, "tokens_per_s": 50.0 * conversations, "cpu_us_per_token": 40.0, "resident_bytes": 2**25, **changes,
+    }  # fmt: skip
+
+
+def unpaced(server: str, cpu_us: float, tokens_per_s: float, *, valid: bool = True) -> dict[str, Any]:
+    changes = {"load": "ceiling", "cpu_us_per_token": cpu_us, "tokens_per_s": tokens_per_s, "valid": valid}
+    return reading(server, 64, "missed", **changes)
+
+
+def whole() -> list[dict[str, Any]]:
     made = []
     for index, server in enumerate(SERVERS):
-        for value in (10.0 + index, 20.0 + index, 12.0 + index):
-            for name, users in (
-                ("itl_p99_ms", 20),
-                ("itl_p99_ms", 100),
-                ("ttft_p50_ms", 20),
-                ("tokens_per_s", 64),
-                ("cpu_us_per_token", 64),
-            ):
-                made.append({"server": server, "name": name, "value": value, "users": users, "valid": value < 20})
+        made += [unpaced(server, 20.0 + index, 40_000.0 - index), unpaced(server, 22.0 + 1.1 * index, 41_000.0)]
+        made += [reading(server, rung, gap_p99_ms=21.0 + index) for rung in (100, 200)]
+        made += [reading(server, 400, "missed")] * 2 if index else [reading(server, 400)]
     return made
 
 
-def test_medians_over_the_rounds() -> None:
-    assert median(figures(), "websockets", "itl_p99_ms", 20) == 12.0
-    assert median(figures(), "websockets", "resident_mib") is None
-    head, made = rows(figures())
-    assert head[4:] == ["gap p99, 20 users (ms)", "gap p99, 100 users (ms)", "valid"]
-    assert made[0] == ["websockets", "12.0", "12.0", "–", "12.0", "12.0", "4 of 6"]
-    assert write_markdown(figures()).count("\n") == len(SERVERS) + 2
+def test_a_rung_is_held_when_one_of_two_runs_held_it() -> None:
+    invalid = reading("a", 100, valid=False, reasons=["busy"])
+    missed, unknown = reading("a", 100, "missed"), reading("a", 100, "unknown")
+    assert judge([]) == judge([missed]) == judge([invalid]) == "again"
+    assert judge([reading("a", 100)]) == judge([missed, reading("a", 100)]) == "held"
+    assert judge([missed, missed]) == judge([invalid, missed]) == "missed"
+    # What is not valid, or has too few samples, says nothing of the server.
+    assert judge([invalid, invalid]) == judge([unknown, unknown]) == "unjudged"
+
+
+def test_who_holds_climbs_and_who_misses_is_tried_once_more() -> None:
+    names, ladder = ["a", "b", "c"], (100, 200)
+    assert climbing([], names, 100, ladder) == names
+    first = [reading("a", 100), reading("b", 100, "missed"), reading("c", 100, "missed")]
+    assert climbing(first, names, 100, ladder) == ["b", "c"]
+    second = [*first, reading("b", 100), reading("c", 100, "missed")]
+    assert climbing(second, names, 100, ladder) == []
+    assert climbing(second, names, 200, ladder) == ["a", "b"]
+
+
+def test_the_ceiling_is_the_highest_rung_that_was_held() -> None:
+    up = [reading("a", 100), reading("a", 200), reading("a", 400, "missed"), reading("a", 400, "missed")]
+    found = find(up, "a")
+    assert (found.held, found.above, found.why, found.limit) == (200, 400, "gap: missed.", "server")
+    assert find(up[:2], "a").limit == "ladder"
+    noisy = [*up[:2], *[reading("a", 400, valid=False, reasons=["the generator is busy"])] * 2]
+    assert (find(noisy, "a").held, find(noisy, "a").limit) == (200, "measurement")
+    assert "busy" in find(noisy, "a").why
+    assert find([reading("a", 100, "missed")] * 2, "a").held is None
+
+
+def test_figures_are_compared_where_all_hold() -> None:
+    made = whole()
+    assert common_rung(made) == 200
+    assert at_rung(made, "websockets", 200, "gap_p99_ms") == 21.0
+    assert at_rung(made, "websockets", 999, "gap_p99_ms") is None
+    assert most_tokens(made, "websockets") == (41_000.0, True)
+    assert most_tokens([unpaced("a", 20, 10.0), unpaced("a", 20, 30.0, valid=False)], "a") == (30.0, False)
+    assert tokens_per_cpu_s(made, "websockets") == pytest.approx(1e6 / 21)
+    assert drift(made) == pytest.approx(0.1)
+    assert drift(made[:1]) is None
+
+
+def test_the_tables_say_whose_limit_it_is() -> None:
+    ceiling, same, ladder = (rows for _, _, rows in tables(whole()))
+    assert ceiling[0][1] == "≥ 400"
+    assert ceiling[1][1] == "200"
+    assert ceiling[1][-1] == "at 400: gap: missed."
+    assert same[1][:4] == ["websockets, uvloop", "40.0", "20.0", "22.0"]
+    assert ladder[1][-1] == "80.0 *"
 
 
 def test_the_chart_is_drawn(tmp_path: Path) -> None:
-    draw(figures(), tmp_path)
+    draw(whole(), tmp_path)
     assert (tmp_path / "servers.png").stat().st_size > 10_000
+
+
+def test_quick_changes_what_was_not_asked_for() -> None:
+    assert parse([]).users == LADDER
+    quick = parse(["--quick", "--step-s", "9"])
+    assert (quick.step_s, quick.passes) == (9, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--users", "0"], "whole number from 1"),
+        (["--slo", "gaps=2"], "expected"),
+        (["--ws-module", "/nowhere"], "npm package ws"),
+    ],
+)
+def test_wrong_options_are_refused(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
 
 
 def test_an_unknown_server_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
