@@ -18,9 +18,8 @@ from typing import Final
 
 import psutil
 
-from .check_targets import free_port
 from .comparison import Comparison
-from .processes import ROOT, Process, ProcessError, ended
+from .processes import ROOT, Process, ProcessError, ended, free_port
 
 LISTENING: Final = re.compile(r"listening on (ws://127\.0\.0\.1:(\d+)/ws)")
 PYTHON: Final = (sys.executable, "-m")
