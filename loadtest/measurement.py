@@ -15,6 +15,7 @@ from locust.runners import WorkerRunner
 from .arrivals import SECOND_NS, Pacing, Share
 from .clock import Clock
 from .clock_offset import Offset
+from .collector import CalmCollector
 from .engine import Engine
 from .feed import feed
 from .live import LiveView
@@ -51,6 +52,7 @@ class Measurement:
         self._scraper: gevent.Greenlet[..., None] | None = None
         self._stop_timeout_s: float | None = None
         self._schedule_at = 0
+        self._collector = CalmCollector()
         self._began_ns = 0
 
     @property
@@ -90,6 +92,7 @@ class Measurement:
         gevent.config.track_greenlet_tree = False
         if where["scraped"] and position == 0:
             self._scraper = gevent.spawn(self._scrape, settings)
+        self._collector.begin()
         engine.start()
         self._began_ns = time.monotonic_ns() - origin
         return writer
@@ -164,6 +167,7 @@ class Measurement:
         engine = run.engine
         gevent.joinall([gevent.spawn(stream.close, timeout_s=0.5) for stream in list(engine.streams)])
         engine.stop()
+        self._collector.end()
         ended = time.monotonic_ns() - engine.recorder.origin
         if self._scraper is not None:
             self._scraper.kill()

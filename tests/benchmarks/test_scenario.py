@@ -88,8 +88,8 @@ class TestCatalogue:
         answer_s = (load.tokens - 1) * load.gap_ms / 1e3 + (load.ttft_ms or 0) / 1e3
         assert load.stop_timeout_s > answer_s
         assert load.warm_up_s > load.users_max / load.connect_rate_per_s
-        assert len(load.source_addresses) == 2
-        assert "--source-address=127.0.0.1,127.0.0.2" in load.options()
+        assert len(load.source_addresses) == 3
+        assert "--source-address=127.0.0.1,127.0.0.2,127.0.0.3" in load.options()
 
     def test_churn_connects_for_each_conversation_as_fast_as_it_goes(self) -> None:
         (run,) = read(find("churn")).runs
