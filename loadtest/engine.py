@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,10 @@ _ABSORB_EVERY = 4
 _PORTIONS = 6
 """What is new is measured in portions, one every few ticks: every conversation in flight about twice a second, and none of the
 portions holds the engine up for long."""
+_CROWD = 2_000
+"""From so many conversations in flight on, a smaller portion comes with every tick. With fewer, larger portions cost less."""
+_SWEPT_AT_ONCE = 1_000
+_BETWEEN_SWEEPS_S = 0.01
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STATM = Path("/proc/self/statm")
 
@@ -75,6 +79,7 @@ class Engine:
         self._last_second = -1
         self._ticks = 0
         self._portions: list[list[Conversation]] = []
+        self._absorb_every = _ABSORB_EVERY
 
     def resolve(self, host: str, port: int) -> tuple[int, Any]:
         """Address family and socket address of a host, resolved once; OSError when it does not resolve."""
@@ -127,11 +132,12 @@ class Engine:
             self.recorder.taint(stall, self._running())
         self._expected_tick = now + round(_TICK_S * SECOND_NS)
         self._ticks += 1
-        if self._ticks % _ABSORB_EVERY:
+        if self._ticks % self._absorb_every:
             return
         if not self._portions:
             running = self._running()
-            size = len(running) // _PORTIONS + 1
+            self._absorb_every = 1 if len(running) >= _CROWD else _ABSORB_EVERY
+            size = len(running) // (_PORTIONS * _ABSORB_EVERY // self._absorb_every) + 1
             self._portions = [running[at : at + size] for at in range(0, len(running), size)]
         portion = self._portions.pop() if self._portions else []
         if portion or self.recorder.pending:
@@ -145,14 +151,17 @@ class Engine:
             now = time.monotonic_ns()
             since = now - self.recorder.origin
             gevent.sleep((math.floor(since / SECOND_NS) + 1) - since / SECOND_NS)
-            self.sweep()
             # The timer fires a little after the end of a second, or before: what is written belongs to the second that has passed.
             self.flush(ended=round((time.monotonic_ns() - self.recorder.origin) / SECOND_NS))
+            streams = list(self.streams)
+            for at in range(0, len(streams), _SWEPT_AT_ONCE):
+                self.sweep(streams[at : at + _SWEPT_AT_ONCE])
+                gevent.sleep(_BETWEEN_SWEEPS_S)
 
-    def sweep(self) -> None:
-        """Fail every conversation on which nothing has arrived for the stall timeout."""
+    def sweep(self, streams: Iterable[Connection] | None = None) -> None:
+        """Fail every conversation (of ``streams``; by default all) on which nothing has arrived for the stall timeout."""
         now = time.monotonic_ns()
-        for stream in list(self.streams):
+        for stream in list(self.streams) if streams is None else streams:
             conversation = stream.conversation
             if conversation is None:
                 continue
