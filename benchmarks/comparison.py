@@ -25,18 +25,15 @@ from rich.table import Table
 from loadtest.environment import describe_machine, describe_versions
 from loadtest.run_directory import write_text
 
-from .processes import ROOT, Interrupts, Process, ProcessError, Processes, split_cpus
+from .processes import ROOT, Interrupted, Interrupts, Process, ProcessError, Processes, split_cpus
 from .runner import BenchError, new_folder
+from .terminal import complain, consoles, refuse
 
 READY_S: Final = 30.0
 Figures = Sequence[Mapping[str, Any]]
 Rows = Sequence[Sequence[str]]
 Part = tuple[str, Sequence[str], Rows]
 """A table: title, head, rows."""
-
-
-class Interrupted(Exception):  # noqa: N818 - it is no error
-    """Somebody asked us to stop."""
 
 
 class Page(Protocol):
@@ -65,15 +62,6 @@ class Comparison:
     missing: dict[str, str] = field(default_factory=dict)
     began_s: float = field(default_factory=time.monotonic)
 
-    def asked(self) -> bool:
-        """Whether somebody asked us to stop."""
-        return self.interrupts.count > 0
-
-    def go_on(self) -> None:
-        """Interrupted when somebody has asked us to stop."""
-        if self.asked():
-            raise Interrupted
-
     def side(self, *, near_server: bool) -> frozenset[int] | None:
         """The processors of one side; None where nobody is pinned."""
         return None if self.cpus is None else self.cpus[0 if near_server else 1]
@@ -85,7 +73,7 @@ class Comparison:
         """Start a program that says where it listens; its process and what ``listening`` found. ProcessError when it does not come."""
         log = self.folder / f"{re.sub(r'[^a-z0-9.]+', '-', name.lower())}.log"
         process = self.processes.start(name, command, log, self.side(near_server=near_server), environment)
-        match = process.wait_for_line(listening, READY_S, self.asked)
+        match = process.wait_for_line(listening, READY_S, self.interrupts.asked)
         if match is None:
             raise Interrupted
         return process, match
@@ -107,7 +95,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def compare(name: str, given: argparse.Namespace, page: Page, work: Callable[[Comparison], None]) -> int:
     """Measure with ``work``; print, write ``NAME.json``, ``NAME.md`` and the chart; the exit code by the one table of outcomes."""
-    errors, console = Console(stderr=True), Console(stderr=given.json, width=None if sys.stdout.isatty() else 160)
+    console, errors = consoles(given.json)
     try:
         if given.read is not None:
             folder, code, result = given.read, 0, _read(given.read / f"{name}.json")
@@ -124,8 +112,7 @@ def compare(name: str, given: argparse.Namespace, page: Page, work: Callable[[Co
                 publish(name, folder, parts)
                 console.print(f"published  docs/{name}.md, docs/{name}.png", highlight=False)
     except BenchError as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return error.exit_code
+        return refuse(errors, error)
     for who, why in result["missing"].items():
         console.print(f"left out: {who}: {why}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"figures  {escape(str(folder))}", highlight=False, soft_wrap=True)
@@ -145,8 +132,8 @@ def _measure(
         except Interrupted:
             code = 130
         except ProcessError as error:
-            errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-            code = 1
+            complain(errors, error)
+            code = 2 if error.usage else 1
     return code, {
         "figures": made.figures, "missing": made.missing, "options": {key: _plain(value) for key, value in vars(given).items()},
         "began_utc": began.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - begin_s, 1),

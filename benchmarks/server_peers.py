@@ -63,7 +63,7 @@ class Peer:
     def stop(self, comparison: Comparison) -> None:
         """Stop the server and what is before it."""
         for process in reversed(self.started):
-            process.stop(signal.SIGTERM, LEAVE_S, comparison.asked)
+            process.stop(signal.SIGTERM, LEAVE_S, comparison.interrupts.asked)
 
 
 def start_peer(comparison: Comparison, name: str, ws_module: Path | None) -> Peer:

@@ -17,7 +17,7 @@ OVERLOADED: Final = " *"
 
 def text(value: float | None, scale: float = 1.0) -> str:
     """A value for people."""
-    return ABSENT if value is None else significant(value / scale, 3)
+    return ABSENT if value is None else significant(float(f"{value / scale:.3g}"), 3)
 
 
 def line(reading: Mapping[str, Any]) -> str:
@@ -102,9 +102,10 @@ def parts(result: Mapping[str, Any]) -> Mapping[str, str]:
 def draw(figures: Figures, folder: Path) -> None:
     """Write ``servers.png`` and ``servers.svg``: the ladder, what was held, and tokens for a second of processor time."""
     import matplotlib as mpl
+    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
-    from reports.palette import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE
+    from reports.palette import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PURPLE
     from reports.style import RC, plain_ticks
 
     # A library has a colour; uvloop is broken, the proxy dotted.
@@ -112,6 +113,11 @@ def draw(figures: Figures, folder: Path) -> None:
     servers, rungs = ladder.servers(figures), ladder.rungs(figures)
     colours = {server: next((families[name] for name in families if server.startswith(name)), MUTED) for server in servers}
     strokes: dict[str, Any] = {s: (0, (4, 1.6)) if "uvloop" in s else (0, (1, 1.2)) if "nginx" in s else "solid" for s in servers}
+
+    def pale(server: str) -> tuple[float, ...]:
+        part = 1.0 if strokes[server] == "solid" else 0.62
+        return tuple(1 - part * (1 - each) for each in to_rgb(colours[server]))
+
     with mpl.rc_context(RC):
         figure = Figure(figsize=(12, 4.9), layout="constrained")
         axes = figure.subplots(1, 3, width_ratios=(1.55, 1, 1))
@@ -123,9 +129,14 @@ def draw(figures: Figures, folder: Path) -> None:
                 [rung for rung, _ in drawn], [value for _, value in drawn], color=colours[server], linestyle=strokes[server], marker="o",
                 markersize=3.5, label=server,
             )  # fmt: skip
+            above = [(rung, value) for rung, value in drawn if ladder.judge(ladder.of(figures, server, "ladder", rung)) != "held"]
+            climb.plot(
+                [rung for rung, _ in above], [value for _, value in above], color=colours[server], linestyle="none", marker="o",
+                markersize=4.5, markerfacecolor=PAPER, zorder=3,
+            )  # fmt: skip
         climb.set_yscale("log")
         climb.set_title("Gap between tokens, p99, as conversations are added")
-        climb.set_xlabel("conversations at once, 50 tokens/s each, every token acknowledged")
+        climb.set_xlabel("conversations at once; hollow: the objectives do not hold")
         climb.set_ylabel("ms (log)")
         climb.set_xlim(0)
         plain_ticks(climb, x=True)
@@ -142,9 +153,7 @@ def draw(figures: Figures, folder: Path) -> None:
             ),
         )
         for place, (title, values, labels) in zip(axes[1:], bars, strict=True):
-            drawn_bars = place.barh(range(len(servers)), values, height=0.62, color=[colours[s] for s in servers], zorder=2)
-            for bar, server in zip(drawn_bars, servers, strict=True):
-                bar.set_alpha(0.6 if "uvloop" in server or "nginx" in server else 1.0)
+            drawn_bars = place.barh(range(len(servers)), values, height=0.62, color=[pale(s) for s in servers], zorder=2)
             place.bar_label(drawn_bars, labels, padding=3, fontsize=8, color=MUTED)
             place.set_yticks(range(len(servers)), servers if place is axes[1] else [""] * len(servers))
             place.invert_yaxis()

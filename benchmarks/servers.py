@@ -24,8 +24,9 @@ from reports.slo import judge_all, overall
 from reports.summary import summarise
 
 from . import server_ladder, server_result
-from .comparison import Comparison, Interrupted, add_common, compare
-from .processes import ProcessError, ended
+from .comparison import Comparison, add_common, compare
+from .options import Parser
+from .processes import Interrupted, ProcessError, ended
 from .server_peers import SERVERS, Peer, start_peer
 
 GRACE_S: Final = 60.0
@@ -52,12 +53,16 @@ def drive(comparison: Comparison, peer: Peer, options: Sequence[str], seconds: i
         before_s, resident = peer.cpu_s(), peer.resident_bytes()
         generator = comparison.processes.start("the generator", command, log, side)
         deadline_s = time.monotonic() + seconds + GRACE_S
-        while (code := generator.wait(LOOK_S, comparison.asked)) is None and time.monotonic() < deadline_s and not comparison.asked():
+        while (
+            (code := generator.wait(LOOK_S, comparison.interrupts.asked)) is None
+            and time.monotonic() < deadline_s
+            and not comparison.interrupts.asked()
+        ):
             resident = max(resident, peer.resident_bytes())
         used_s = peer.cpu_s() - before_s
     except psutil.Error:
         raise ProcessError(f"{peer.name} ended while it was driven{peer.started[0].said()}") from None
-    if comparison.asked():
+    if comparison.interrupts.asked():
         generator.stop(signal.SIGINT, 10, lambda: comparison.interrupts.count > 1)
         raise Interrupted
     if code is None:
@@ -81,8 +86,8 @@ def read(driven: dict[str, Any], objectives: Sequence[Objective]) -> dict[str, A
         return None if value is None else value / MS_NS
 
     return {
-        "valid": bool(summary["validity"]["valid"]), "reasons": [reason["sentence"] for reason in summary["validity"]["reasons"]],
-        "state": overall(judged), "missed": [one.sentence for one in judged if one.state != "met"],
+        "valid": bool(summary["validity"]["valid"]), "reasons": [reason["sentence"].rstrip(".") for reason in summary["validity"]["reasons"]],
+        "state": overall(judged), "missed": [one.sentence.rstrip(".") for one in judged if one.state != "met"],
         "gap_p50_ms": milliseconds("itl", "p50"), "gap_p99_ms": milliseconds("itl", "p99"), "ttft_p99_ms": milliseconds("ttft", "p99"),
         "tokens_per_s": summary["rates"]["throughput_tokens"], "cpu_us_per_token": driven["cpu_us_per_token"],
         "resident_bytes": driven["resident_bytes"],
@@ -142,7 +147,7 @@ def _leave_out(comparison: Comparison, name: str, error: ProcessError) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks servers", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m benchmarks servers", description=__doc__)
     add = parser.add_argument
     add("--only", type=lambda text: text.split(";"), default=list(SERVERS), metavar="NAME;NAME", help=f"of: {'; '.join(SERVERS)}")
     add("--quick", action="store_true", help="four rungs, 2 s each, the ceiling once: in 5 minutes instead of 12, and rougher")

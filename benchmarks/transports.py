@@ -23,6 +23,7 @@ import psutil
 
 from . import transport_result
 from .comparison import Comparison, add_common, compare
+from .options import Parser
 from .processes import ROOT, Process, ProcessError
 
 LISTENING: Final = re.compile(r"listening on (?:ws://)?(127\.0\.0\.1:\d+)")
@@ -52,7 +53,7 @@ class Bench:
 
     def ask(self, where: str, transport: str, what: str, *options: str, during: Sequence[Callable[[], None]] = ()) -> dict[str, Any]:
         """Run a client to its end and return what it measured; each of ``during`` is called when it says a line before that."""
-        self._comparison.go_on()
+        self._comparison.interrupts.go_on()
         cpus = self._comparison.side(near_server=False)
         command = [sys.executable, "-m", "benchmarks.transport_client", f"http://{where}", transport, what, *options]
         with subprocess.Popen(
@@ -183,7 +184,7 @@ def measure_frames(bench: Bench, where: str) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks transports", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m benchmarks transports", description=__doc__)
     add = parser.add_argument
     add("--rtt-ms", type=_distances, default=(0.0, 20.0, 100.0, 200.0), metavar="MS,MS", help="round trips (default: 0,20,100,200)")
     add("--tokens", type=int, default=60, metavar="N", help="of the answer whose latencies and bytes are read (default: 60)")

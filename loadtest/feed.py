@@ -18,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from locust.stats import RequestStats, StatsCSV, StatsEntry, StatsError
 
+from .adapter import HTTP, WEBSOCKET
 from .recorder import Flush
 
-KIND = "WS"
+KINDS = {WEBSOCKET: "WS", HTTP: "HTTP"}
+"""Transport to what Locust's table calls it, in the place of a request's method."""
 ROWS = {
     "connect_time": "connect",
     "ttft": "first token",
@@ -67,8 +69,8 @@ def refine_locust() -> None:
     replaced.StatsCSV._percentile_fields = _percentile_fields
 
 
-def feed(stats: RequestStats, flush: Flush) -> None:
-    """Add one second's new values (ns) and errors to Locust's table."""
+def feed(stats: RequestStats, flush: Flush, transport: str = WEBSOCKET) -> None:
+    """Add one second's new values (ns) and errors to Locust's table; ``transport`` as an adapter has it."""
     bound(stats, time.time())
     for metric, name in ROWS.items():
         errors: Mapping[str, int] = {}
@@ -78,7 +80,8 @@ def feed(stats: RequestStats, flush: Flush) -> None:
             errors = flush.conversation_errors
         values = flush.values.get(metric)
         if (values is not None and values.size) or errors:
-            _extend(stats, name, np.empty(0) if values is None else values / 1e6, errors, aggregated=metric == "e2e")
+            row = name, KINDS[transport]
+            _extend(stats, row, np.empty(0) if values is None else values / 1e6, errors, aggregated=metric == "e2e")
 
 
 def bound(stats: RequestStats, now: float) -> None:
@@ -97,11 +100,13 @@ def bound(stats: RequestStats, now: float) -> None:
         del stats.history[1:-1:2]
 
 
-def _extend(stats: RequestStats, name: str, values_ms: npt.NDArray[np.float64], errors: Mapping[str, int], aggregated: bool) -> None:
+def _extend(
+    stats: RequestStats, row: tuple[str, str], values_ms: npt.NDArray[np.float64], errors: Mapping[str, int], aggregated: bool
+) -> None:
     now = time.time()
     failures = sum(errors.values())
     # Locust counts a failure as a request too; one without a time is given none.
-    entry = StatsEntry(stats, name, KIND)
+    entry = StatsEntry(stats, *row)
     entry.num_requests = int(values_ms.size) + failures
     entry.num_none_requests = failures
     entry.num_failures = failures
@@ -117,11 +122,11 @@ def _extend(stats: RequestStats, name: str, values_ms: npt.NDArray[np.float64], 
     entry.num_reqs_per_sec = {int(now): entry.num_requests}
     if failures:
         entry.num_fail_per_sec = {int(now): failures}
-    stats.entries[(name, KIND)].extend(entry)
+    stats.entries[row].extend(entry)
     if aggregated:
         stats.total.extend(entry)
     for kind, count in errors.items():
-        key = StatsError.create_key(KIND, name, kind)
+        key = StatsError.create_key(row[1], row[0], kind)
         if key not in stats.errors:
-            stats.errors[key] = StatsError(KIND, name, kind)
+            stats.errors[key] = StatsError(row[1], row[0], kind)
         stats.errors[key].occurrences += count

@@ -12,6 +12,7 @@ import gevent
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
+from .adapter import WEBSOCKET
 from .arrivals import SECOND_NS, Pacing, Share
 from .clock import Clock
 from .clock_offset import Offset
@@ -189,7 +190,8 @@ class Measurement:
                 run.engine.server_counts = {} if samples is None else interval_columns(samples)
 
     def _on_flush(self, flush: Flush) -> None:
-        feed(self.environment.stats, flush)
+        run = self.run
+        feed(self.environment.stats, flush, run.settings.transport if run is not None else WEBSOCKET)
         self.written()
         self._live.add(flush, ship=isinstance(self._runner, WorkerRunner))
 

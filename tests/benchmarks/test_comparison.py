@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks import server_result
-from benchmarks.comparison import Comparison, Interrupted, add_common, compare, publish, replace_parts
-from benchmarks.processes import ProcessError
+from benchmarks.comparison import Comparison, add_common, compare, publish, replace_parts
+from benchmarks.processes import Interrupted, ProcessError
 from benchmarks.runner import BenchError
 
 READING = {

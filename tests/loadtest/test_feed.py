@@ -50,3 +50,7 @@ def test_locusts_table_does_not_grow_with_the_hours(play: Callable[..., Any]) ->
     # The first and the last point of what was thinned are still there, and the order is that of time.
     assert told["ends"] == [0, 2499]
     assert told["rising"]
+
+
+def test_the_table_names_the_transport(fed: Any) -> None:
+    assert fed["kinds"] == [["WS", "WS"], ["HTTP", "HTTP"]]

@@ -19,6 +19,7 @@ from locust.env import Environment
 from locust.stats import PERCENTILES_TO_REPORT, StatsCSV
 from websockets.uri import parse_uri
 
+from loadtest.adapter import HTTP
 from loadtest.arrivals import Arrival, Share, arrive, evenly
 from loadtest.clock import Clock
 from loadtest.conversation import Conversation
@@ -75,6 +76,8 @@ def fed():
     for _ in range(2):
         feed(environment.stats, flush)
     stats = environment.stats
+    over_http = Environment().stats
+    feed(over_http, flush, HTTP)
     entries = {name: entry for (name, _), entry in stats.entries.items()}
     token = entries["token"]
     text = io.StringIO()
@@ -93,6 +96,9 @@ def fed():
         "many": [first.num_requests, sum(first.response_times.values()), len(first.response_times)],
         "buckets": list(buckets.items()),
         "gap": sorted(entries["token gap"].response_times),
+        "kinds": [
+            sorted({kind for _, kind in table.entries}) + sorted({e.method for e in table.errors.values()}) for table in (stats, over_http)
+        ],
     }
 
 
