@@ -86,7 +86,8 @@ def read(driven: dict[str, Any], objectives: Sequence[Objective]) -> dict[str, A
         return None if value is None else value / MS_NS
 
     return {
-        "valid": bool(summary["validity"]["valid"]), "reasons": [reason["sentence"].rstrip(".") for reason in summary["validity"]["reasons"]],
+        "valid": bool(summary["validity"]["valid"]),
+        "reasons": [reason["sentence"].rstrip(".") for reason in summary["validity"]["reasons"]],
         "state": overall(judged), "missed": [one.sentence.rstrip(".") for one in judged if one.state != "met"],
         "gap_p50_ms": milliseconds("itl", "p50"), "gap_p99_ms": milliseconds("itl", "p99"), "ttft_p99_ms": milliseconds("ttft", "p99"),
         "tokens_per_s": summary["rates"]["throughput_tokens"], "cpu_us_per_token": driven["cpu_us_per_token"],
