@@ -17,7 +17,7 @@ from typing import Any, Final
 from loadtest.histogram import Histogram
 from loadtest.metrics import BY_NAME
 from loadtest.objectives import PERCENTILES, Objective
-from loadtest.run_directory import RawFile, read_frames
+from loadtest.raw_file import RawFile, read_frames
 from reports.units import count, share
 
 from .capacity_probe import PERCENTILE_QS

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from loadtest.adapter import AdapterError
-from loadtest.adapter_table import redact_table
+from loadtest.redaction import redact_table
 from loadtest.run_directory import write_text
 
 from .check_blocks import read_blocks

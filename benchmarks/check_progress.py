@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -27,7 +26,6 @@ class CheckProgress:
         self._block_s = len(plan.orders[0]) * plan.slice_s + 2 * plan.warm_up_s + 1.5
         self._blocks: Sequence[Mapping[str, Any]] = ()
         self._spent_s = 0.0
-        self._began = time.monotonic()
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> CheckProgress:

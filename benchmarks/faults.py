@@ -1,4 +1,4 @@
-"""Faults that spoil a run for real, each with the rule of validity that has to refuse it; and healthy loads that none may refuse.
+"""Faults that spoil a run for real, each with the rule of validity that has to refuse it.
 
 Nothing inside the generator is replaced, except its clock (the machine's own is everybody's): it is stopped, starved, saturated, killed,
 its disk refuses, its descriptors run out, its record is damaged.
@@ -6,15 +6,14 @@ its disk refuses, its descriptors run out, its record is damaged.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import resource
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,8 +25,8 @@ import pyarrow.parquet as pq
 from loadtest.run_directory import RunDirectory
 from reports.recover import recover
 
-from .experiment import Experiment, Server
-from .processes import Process, Processes, split_cpus
+from .fault_bench import Bench, load, prefer
+from .processes import Process, split_cpus
 
 LOCUSTFILE: Final = Path(__file__).with_name("set_clock.py")
 INTERRUPTED: Final = (130,)
@@ -38,55 +37,6 @@ BEFORE_END_S: Final = 0.8
 """Repeated stops leave the end of a run alone: what follows belongs to the drain."""
 
 
-@dataclass(slots=True)
-class Bench:
-    """What the faults use: the experiment, its servers, the length of a run in seconds, and healthy runs to make damaged copies of."""
-
-    experiment: Experiment
-    processes: Processes
-    seconds: int
-    healthy: list[Path] = field(default_factory=list)
-    _reference: Server | None = None
-    _null: Server | None = None
-
-    @property
-    def reference(self) -> Server:
-        """The reference server, started when it is first asked for."""
-        if self._reference is None:
-            self._reference = self.experiment.start_reference()
-        return self._reference
-
-    @property
-    def null(self) -> Server:
-        """The null server, started when it is first asked for."""
-        if self._null is None:
-            self._null = self.experiment.start_null()
-            prefer(self._null.process.pid, -20)
-        return self._null
-
-    def run(
-        self, name: str, options: Sequence[str], during: Callable[[Process, Path], None] | None = None,
-        codes: Container[int | None] = (0,), *, seconds: int | None = None,
-    ) -> Path:  # fmt: skip
-        """One run against the reference server; ProcessError when the generator ends otherwise than with one of ``codes``."""
-        return self.experiment.generate(name, self.reference.url, options, seconds or self.seconds, during, codes)
-
-    def spare(self) -> Path:
-        """A healthy run in one process, made when there is none yet."""
-        if not self.healthy:
-            self.healthy.append(self.run("sound", load(20, 20, 40)))
-        return self.healthy[0]
-
-
-def prefer(pid: int, nice: int) -> None:
-    """Let a process go before others where that is allowed: what they take of its core would weaken the fault."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, nice)
-    # Where the kernel groups processes by their terminal session, what counts between the groups is the group's own.
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(str(nice), encoding="ascii")
-
-
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One way to spoil a run: ``make`` does it for the n-th time and returns the run directory; ``rule`` has to refuse that."""
@@ -95,35 +45,6 @@ class Fault:
     name: str
     how: str
     make: Callable[[Bench, str, int], Path]
-
-
-def load(users: int, gap_ms: float, tokens: int, *more: str, window: int = 1, ttft_ms: float = 20) -> tuple[str, ...]:
-    """Options of a closed loop whose users are all there at once."""
-    return (
-        "--users", str(users), "--spawn-rate", str(users), "--tokens", str(tokens), "--gap-ms", f"{gap_ms:g}", "--ttft-ms", f"{ttft_ms:g}",
-        "--window", str(window), "--warm-up", "1", *more,
-    )  # fmt: skip
-
-
-def healthy_load(number: int, seed: int) -> tuple[str, tuple[str, ...]]:
-    """The ``number``-th healthy load, drawn: its description and its options."""
-    draw = random.Random(f"{seed}:{number}")
-    users, gap_ms = draw.choice((4, 8, 16, 32)), draw.choice((5.0, 10.0, 20.0, 40.0))
-    # No conversation longer than a second: a short run has to hold many.
-    tokens = draw.randint(5, round(1000 / gap_ms / 2))
-    window, stop_share, processes = (0, 1, 8)[number % 3], draw.choice((0.0, 0.0, 0.3)), 2 if draw.random() < 0.3 else 1
-    options = list(load(users, gap_ms, tokens, "--seed", str(number + 1), window=window, ttft_ms=gap_ms))
-    if stop_share:
-        options += ["--stop-share", str(stop_share), "--stop-after-tokens", f"2-{max(2, tokens - 2)}"]
-    if processes > 1:
-        options += ["--processes", str(processes)]
-    loop = draw.choice(("closed", "open", "open, Poisson"))
-    if loop != "closed":
-        # Half of what the users could answer, so that the schedule can be kept.
-        rate = users / (tokens * gap_ms / 1e3) / 2
-        options += ["--loop", "open", "--rate", f"{rate:.2f}", "--arrivals", "poisson" if "Poisson" in loop else "constant"]
-    what = f"{loop}, {users} users, {tokens} tokens every {gap_ms:g} ms, window {window}, stopped {stop_share:.0%}, {processes} process(es)"
-    return what, tuple(options)
 
 
 # The run is cut, or its record is.

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
@@ -19,11 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from loadtest.run_directory import write_text
-from reports.charts import Chart, render
+from reports.charts import Chart, draw
 from reports.inline import StyleSheet
 from reports.page import render_template
 from reports.palette import GREEN, INK, MUTED, ORANGE, SHADE, VERMILION
-from reports.style import RC, figure, plain_ticks
+from reports.style import figure, plain_ticks
 from reports.units import count, duration
 
 from .check_options import HISTORY
@@ -140,10 +139,7 @@ CHARTS: Final = (
 
 def draw_history(table: pd.DataFrame) -> list[Chart]:
     """Both charts, as SVG and PNG."""
-    if not gates_of(table):
-        return []
-    with mpl.rc_context(RC):
-        return [render(chart(table), name, caption) for name, chart, caption in CHARTS]
+    return draw(CHARTS, table) if gates_of(table) else []
 
 
 def render_history(table: pd.DataFrame, charts: Sequence[Chart]) -> str:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import random
 import time
 import zlib
-from typing import Any, Final
+from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 import zmq
-
-FORGED: Final = 20
 
 
 class HostilePeer:

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.histogram import Histogram
-from loadtest.run_directory import GAUGES, RawFile, read_frames
+from loadtest.raw_file import RawFile, read_frames
+from loadtest.tables import GAUGES
 
 PLAIN_EVERY_S, PLAIN_LINES, PLAIN_LONGEST_S = 5.0, 240, 60.0
 """Without a terminal (CI): at most one line in the first of these; in a run of hours about so many, but one a minute at least."""

@@ -27,7 +27,8 @@ from reports.__main__ import main as reports
 from reports.validity import RULES
 
 from .experiment import Experiment
-from .faults import FAULTS, Bench, Fault, healthy_load
+from .fault_bench import Bench, healthy_load
+from .faults import FAULTS, Fault
 from .options import Parser
 from .processes import Interrupted, Interrupts, ProcessError, Processes
 from .runner import BenchError, new_folder

@@ -22,8 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.environment import describe_machine
-from loadtest.run_directory import TABLES, RawFile, RunDirectory, RunDirectoryError, read_frames, write_text
+from loadtest.raw_file import RawFile, read_frames
+from loadtest.run_directory import RunDirectory, RunDirectoryError, write_text
 from loadtest.shipping import Intake, Shipment
+from loadtest.tables import TABLES
 from reports.summary import summarise
 
 from .cluster import Cluster

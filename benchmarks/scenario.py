@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from loadtest.adapter_table import redact_table, resolved
+from loadtest.adapter_table import resolved
 from loadtest.objectives import parse
+from loadtest.redaction import redact_table
 
 from .keys import ScenarioError, json_table, key, keys, lay_over, near, plain, read_table, read_value, wrong
 from .workload import Load, Stop, Target, contradiction, override

@@ -6,7 +6,6 @@ The tests and ``python -m benchmarks.summarise`` read such directories. The serv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.fairness import Shares
-from loadtest.histogram import bucket_index
-from loadtest.run_directory import COUNTERS, GAUGES, RunDirectory
+from loadtest.run_directory import RunDirectory
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Columns = dict[str, Any]
+from .synthetic_tables import (
+    READER_FIRST_S,
+    READER_GAP_S,
+    STALL_S,
+    Columns,
+    Floats,
+    Ints,
+    TokenRows,
+    count_late,
+    fairness_of,
+    histograms_of,
+    intervals_of,
+    to_ns,
+)
 
-STALL_S, READER_FIRST_S, READER_GAP_S = 0.25, 0.03, 0.015
-"""Yardsticks of the model, short enough that some of its tokens are late."""
 ORIGIN_WALL_NS = 1_795_341_600_000_000_000
 NULL = np.nan
 """Absent value in a column of floats; written as null."""
@@ -95,21 +101,6 @@ def nullable(column: Any) -> Any:
     return column
 
 
-def _ns(seconds: Floats) -> Floats:
-    return np.round(seconds * 1e9)
-
-
-@dataclass(slots=True)
-class _Tokens:
-    """One row a token, seconds: who, when it arrived, and what was measured on it."""
-
-    conversation: Ints
-    first: npt.NDArray[np.bool_]
-    arrival: Floats
-    latency: Floats
-    lag: Floats
-
-
 def _starts(plan: Plan, users: int, rng: np.random.Generator, k: int, ready: Floats) -> Floats:
     """When each user's k-th conversation is due, seconds; infinity when it has no further one."""
     if plan.rate_per_s is None:
@@ -142,7 +133,7 @@ def build_worker(plan: Plan, number: int) -> dict[str, Columns]:
         joined = joined - tcp - upgrade - 0.02
         ready = joined + tcp + upgrade + 0.02
     rows: list[Columns] = []
-    tokens: list[_Tokens] = []
+    tokens: list[TokenRows] = []
     made, k = 0, 0
     while True:
         due = _starts(plan, users, rng, k, ready)
@@ -157,18 +148,19 @@ def build_worker(plan: Plan, number: int) -> dict[str, Columns]:
         made += int(alive.sum())
         k += 1
     conversations = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
-    flat = _Tokens(*(np.concatenate([getattr(t, f) for t in tokens]) for f in ("conversation", "first", "arrival", "latency", "lag")))
+    flat = TokenRows(*(np.concatenate([getattr(t, f) for t in tokens]) for f in ("conversation", "first", "arrival", "latency", "lag")))
     closed = np.full(users, end + plan.drain_s * 0.9)
     connections: Columns = {
         "worker": [name] * users, "connection": mine, "user": mine,
-        "opened_at_ns": _ns(np.maximum(joined, 0)), "attempt": np.ones(users, np.int64),
+        "opened_at_ns": to_ns(np.maximum(joined, 0)), "attempt": np.ones(users, np.int64),
         "conversations": np.bincount(np.searchsorted(mine, conversations["connection"]), minlength=users), "outcome": ["clean"] * users,
-        "syn_retransmitted": np.zeros(users, bool), "tcp_ns": _ns(tcp), "upgrade_ns": _ns(upgrade), "connect_time_ns": _ns(tcp + upgrade),
-        "closed_at_ns": _ns(closed), "close_code": np.full(users, 1000), "closed_by": ["us"] * users, "clock": ["kernel"] * users,
+        "syn_retransmitted": np.zeros(users, bool), "tcp_ns": to_ns(tcp), "upgrade_ns": to_ns(upgrade),
+        "connect_time_ns": to_ns(tcp + upgrade), "closed_at_ns": to_ns(closed), "close_code": np.full(users, 1000),
+        "closed_by": ["us"] * users, "clock": ["kernel"] * users,
     }  # fmt: skip
-    histograms = _histograms(plan, name, conversations, flat, connections)
-    intervals = _intervals(plan, name, rng, conversations, flat, connections)
-    fairness = _fairness(name, conversations, flat)
+    histograms = histograms_of(plan, name, conversations, flat, connections)
+    intervals = intervals_of(plan, name, rng, conversations, flat, connections)
+    fairness = fairness_of(name, conversations, flat)
     conversations["worker"] = np.full(made, name)
     return {
         "conversations": conversations,
@@ -179,7 +171,7 @@ def build_worker(plan: Plan, number: int) -> dict[str, Columns]:
     }
 
 
-def _conversations(plan: Plan, rng: np.random.Generator, due: Floats, user: Ints, base: int) -> tuple[Columns, _Tokens, Floats]:
+def _conversations(plan: Plan, rng: np.random.Generator, due: Floats, user: Ints, base: int) -> tuple[Columns, TokenRows, Floats]:
     """One conversation each for ``user``, due at ``due`` (s): rows, tokens, and when each user is free again."""
     n = len(due)
     open_loop = plan.rate_per_s is not None
@@ -237,143 +229,33 @@ def _conversations(plan: Plan, rng: np.random.Generator, due: Floats, user: Ints
     np.maximum.at(worst, owner[keep], lag[keep])
     stall = np.full(n, np.nan)
     np.fmax.at(stall, owner[keep & ~first], gap[keep & ~first])
-    late_tokens = _late(arrival - sent[owner], owner, keep, offsets)
-    due_ns = _ns(due) if open_loop else np.full(n, np.nan)
-    sent_ns, first_ns, last_ns = _ns(sent), _ns(first_at), _ns(latest)
-    end_ns = np.where(abandoned, np.nan, _ns(end))
-    stop_ns = _ns(stop)
+    late_tokens = count_late(arrival - sent[owner], owner, keep, offsets)
+    due_ns = to_ns(due) if open_loop else np.full(n, np.nan)
+    sent_ns, first_ns, last_ns = to_ns(sent), to_ns(first_at), to_ns(latest)
+    end_ns = np.where(abandoned, np.nan, to_ns(end))
+    stop_ns = to_ns(stop)
     many = got >= 2
     rows: Columns = {
         "connection": user, "conversation": base + np.arange(n), "users": active.astype(np.int64), "sent_at_ns": sent_ns,
         "tokens": got, "messages": got, "coalesced": np.zeros(n, np.int64), "window": np.full(n, plan.window),
-        "received_bytes": got * 6, "receive_lag_max_ns": _ns(worst), "outcome": outcome, "stop_crossed": crossed,
+        "received_bytes": got * 6, "receive_lag_max_ns": to_ns(worst), "outcome": outcome, "stop_crossed": crossed,
         "tainted": np.zeros(n, bool), "due_at_ns": due_ns, "first_token_at_ns": first_ns, "last_token_at_ns": last_ns,
         "end_at_ns": end_ns, "stop_sent_at_ns": stop_ns, "send_delay_ns": sent_ns - due_ns, "ttft_ns": first_ns - sent_ns,
         "ttft_due_ns": first_ns - due_ns, "e2e_ns": np.where(completed, end_ns - sent_ns, np.nan),
         "e2e_due_ns": np.where(completed, end_ns - due_ns, np.nan),
-        "tpot_ns": np.where(many, np.round((last_ns - first_ns) / np.maximum(got - 1, 1)), np.nan), "longest_stall_ns": _ns(stall),
+        "tpot_ns": np.where(many, np.round((last_ns - first_ns) / np.maximum(got - 1, 1)), np.nan), "longest_stall_ns": to_ns(stall),
         "stop_latency_ns": np.where(stopped, end_ns - stop_ns, np.nan), "overrun_tokens": np.where(stopped, overrun, np.nan),
         "stalls": np.bincount(owner[keep & ~first & (gap > STALL_S)], minlength=n), "late_tokens": late_tokens,
         "error": _texts(failed, "connection_lost"), "error_detail": _texts(failed, "closed by the peer: 1006"),
     }  # fmt: skip
-    flat = _Tokens(base + owner[keep], first[keep], arrival[keep], latency[keep], lag[keep])
+    flat = TokenRows(base + owner[keep], first[keep], arrival[keep], latency[keep], lag[keep])
     return rows, flat, np.where(abandoned | failed, np.inf, end)
-
-
-def _late(since: Floats, owner: Ints, keep: npt.NDArray[np.bool_], offsets: Ints) -> Ints:
-    """Tokens of each conversation after a reader's deadline: those further beyond their first deadline than every one before them."""
-    place = np.arange(len(owner)) - offsets[owner]
-    beyond = np.where(keep, since - READER_FIRST_S - place * READER_GAP_S, 0.0).clip(0, 1000)
-    # Conversations stand one above the other, so that one running maximum serves them all.
-    level = np.round(beyond * 1e9).astype(np.int64) + (owner << 40)
-    earlier = np.concatenate([[0], np.maximum.accumulate(level)[:-1]])
-    earlier[offsets] = owner[offsets] << 40
-    return np.bincount(owner[keep & (level > earlier)], minlength=len(offsets))
-
-
-def _fairness(name: str, rows: Columns, flat: _Tokens) -> Columns:
-    """What a worker would have written about fairness."""
-    shares = Shares()
-    shares.add(flat.conversation, np.floor(flat.arrival).astype(np.int64), np.ones(len(flat.arrival), np.int64))
-    end_ns, last_ns = (np.asarray(rows[key], dtype=np.float64) for key in ("end_at_ns", "last_token_at_ns"))
-    ended = np.where(np.isnan(end_ns), last_ns, end_ns)
-    known = ~np.isnan(ended)
-    for conversation, second in zip(np.flatnonzero(known).tolist(), (ended[known] // 1e9).astype(int).tolist(), strict=True):
-        shares.end(conversation, second)
-    found = shares.take()
-    columns: Columns = {
-        key: [row[key] for row in found] for key in ("second", "length_s", "conversations", "served", "tokens", "tokens_squared")
-    }
-    return {"worker": [name] * len(found), **columns}
 
 
 def _texts(where: npt.NDArray[np.bool_], text: str) -> npt.NDArray[np.object_]:
     column = np.full(len(where), None, dtype=object)
     column[where] = text
     return column
-
-
-def encode_seconds(worker: str, metric: str, at_s: npt.ArrayLike, values_ns: Floats) -> Columns:
-    """Rows of the histogram table for values that fell at the given instants."""
-    sound = ~np.isnan(values_ns)
-    seconds, values = np.floor(np.asarray(at_s, dtype=np.float64)[sound]).astype(np.int64), np.round(values_ns[sound]).astype(np.int64)
-    order = np.argsort(seconds, kind="stable")
-    seconds, values = seconds[order], values[order]
-    names, begin = np.unique(seconds, return_index=True)
-    columns: Columns = {key: [] for key in ("worker", "second", "metric", "tainted", "index", "count", "total", "minimum", "maximum")}
-    for second, piece in zip(names.tolist(), np.split(values, begin[1:]) if len(names) else [], strict=True):
-        index, counts = np.unique(bucket_index(piece), return_counts=True)
-        row = (worker, second, metric, False, index.astype(np.int32), counts, int(piece.sum()), int(piece.min()), int(piece.max()))
-        for key, value in zip(columns, row, strict=True):
-            columns[key].append(value)
-    return columns
-
-
-def _histograms(plan: Plan, name: str, rows: Columns, flat: _Tokens, connections: Columns) -> Columns:
-    order = np.lexsort((flat.arrival, flat.conversation))
-    for key in ("conversation", "first", "arrival", "latency", "lag"):
-        setattr(flat, key, getattr(flat, key)[order])
-    gap = np.diff(flat.arrival, prepend=0.0)
-    due: Floats = rows["due_at_ns"]
-    starts = np.where(np.isnan(due), rows["sent_at_ns"], due) / 1e9
-    later = ~flat.first
-    parts = [
-        encode_seconds(name, "itl", flat.arrival[later], _ns(gap[later])),
-        encode_seconds(name, "receive_lag", flat.arrival, _ns(flat.lag)),
-        encode_seconds(name, "connect_time", connections["opened_at_ns"] / 1e9, connections["connect_time_ns"]),
-    ]
-    if plan.window:
-        parts.append(encode_seconds(name, "token_latency", flat.arrival[later], _ns(flat.latency[later])))
-    for metric in ("ttft", "ttft_due", "e2e", "e2e_due", "tpot", "longest_stall", "stop_latency", "send_delay"):
-        parts.append(encode_seconds(name, metric, starts, rows[f"{metric}_ns"]))
-    return {key: [value for part in parts for value in part[key]] for key in parts[0]}
-
-
-def _intervals(plan: Plan, name: str, rng: np.random.Generator, rows: Columns, flat: _Tokens, connections: Columns) -> Columns:
-    seconds = int(np.ceil(plan.end_s + plan.drain_s))
-
-    def tally(at_s: Floats) -> Ints:
-        at = np.floor(at_s[~np.isnan(at_s)]).astype(np.int64)
-        return np.bincount(np.clip(at, 0, seconds - 1), minlength=seconds).astype(np.int64)
-
-    sent, end = rows["sent_at_ns"] / 1e9, rows["end_at_ns"] / 1e9
-    outcome = rows["outcome"]
-    finish = np.where(np.isnan(end), plan.end_s + plan.drain_s - 1e-6, end)
-    columns: Columns = {key: np.zeros(seconds, np.int64) for key in COUNTERS}
-    columns["tokens"] = tally(flat.arrival)
-    columns["messages"] = columns["tokens"]
-    columns["acks_sent"] = columns["tokens"] if plan.window else np.zeros(seconds, np.int64)
-    columns["stops_sent"] = tally(rows["stop_sent_at_ns"] / 1e9)
-    columns["conversations_started"] = tally(sent)
-    for kind in ("completed", "stopped", "failed", "abandoned"):
-        columns[f"conversations_{kind}"] = tally(finish[outcome == kind])
-    opened, closed = connections["opened_at_ns"] / 1e9, connections["closed_at_ns"] / 1e9
-    columns["connects_attempted"] = columns["connects_succeeded"] = tally(opened)
-    columns["closed_clean"] = tally(closed)
-    if plan.rate_per_s is not None:
-        columns["arrivals_due"] = tally(rows["due_at_ns"] / 1e9)
-    edge = np.arange(1, seconds + 1)
-    open_now = np.searchsorted(np.sort(opened), edge) - np.searchsorted(np.sort(closed), edge)
-    streaming = np.searchsorted(np.sort(sent), edge) - np.searchsorted(np.sort(finish), edge)
-    gauges: Mapping[str, Ints] = {
-        "users": np.where(edge <= plan.end_s, np.searchsorted(np.sort(opened), edge), 0), "opening": np.zeros(seconds, np.int64),
-        "open": open_now, "streaming": streaming,
-    }  # fmt: skip
-    assert set(gauges) == set(GAUGES)
-    worst = np.zeros(seconds)
-    np.maximum.at(worst, np.clip(np.floor(flat.arrival).astype(np.int64), 0, seconds - 1), flat.lag)
-    columns |= gauges
-    columns |= {
-        "worker": [name] * seconds, "second": np.arange(seconds), "covered_ns": np.full(seconds, 1_000_000_000),
-        "cpu_ns": (columns["messages"] * 9_000 + rng.integers(5_000_000, 15_000_000, seconds)).clip(max=850_000_000),
-        "rss_bytes": 90_000_000 + open_now * 12_000, "loop_lag_max_ns": _ns(worst + rng.exponential(4e-4, seconds)),
-        "receive_lag_max_ns": _ns(worst),
-    }  # fmt: skip
-    if plan.scraped and name == "w0":
-        columns |= {"server_open": open_now * plan.workers, "server_streaming": streaming * plan.workers}
-        columns |= {"server_cpu_ns": np.cumsum((columns["tokens"] * plan.workers * 41_000).clip(max=850_000_000))}
-        columns |= {"server_rss_bytes": 60_000_000 + open_now * 30_000, "server_tokens": np.cumsum(columns["tokens"]) * plan.workers}
-    return columns
 
 
 def build(plan: Plan) -> SyntheticRun:

@@ -1,18 +1,13 @@
-"""The table of an adapter's options: read from a file, and shown without its secrets."""
+"""The table of an adapter's options: read from a file, with names that are found from anywhere."""
 
 from __future__ import annotations
 
 import json
-import re
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .adapter import AdapterError
-
-_SECRET = re.compile(r"key|secret|passw|pwd|auth|jwt|credential|bearer|cookie", re.IGNORECASE)
-_NESTED_SECRET = re.compile(_SECRET.pattern + r"|token", re.IGNORECASE)
 
 
 def read_adapter_file(path: Path) -> tuple[str | None, dict[str, Any]]:
@@ -42,23 +37,3 @@ def resolved(name: str, folder: Path) -> str:
     if separator and place.endswith(".py"):
         return f"{(folder / Path(place).expanduser()).resolve()}:{attribute}"
     return name
-
-
-def redact_table(table: Mapping[str, Any], inner: bool = False) -> dict[str, Any]:
-    """The options as run.json may show them: without headers' values and without what looks secret by its name.
-
-    What names a variable of the environment (``..._env``) and texts with words to be replaced are shown: they hold no secret.
-    """
-    shown: dict[str, Any] = {}
-    for name, value in table.items():
-        secret = (_NESTED_SECRET if inner else _SECRET).search(name) is not None and not name.endswith("_env")
-        shown[name] = _redacted(value, secret or name == "headers")
-    return shown
-
-
-def _redacted(value: Any, secret: bool) -> Any:
-    if isinstance(value, dict):
-        return {name: _redacted(one, True) for name, one in value.items()} if secret else redact_table(value, inner=True)
-    if isinstance(value, list):
-        return [_redacted(one, secret) for one in value]
-    return "***" if secret and isinstance(value, str) and value and not ("{" in value and "}" in value) else value

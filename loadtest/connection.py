@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _now = time.monotonic_ns
 
 
-class Connection:
+class Connection(ABC):
     """One connection to the target and the conversation on it, if any.
 
     ``open``, ``converse`` and ``close`` are called from a user's greenlet and block only that; ``_readable`` runs in the hub, where
@@ -64,36 +65,36 @@ class Connection:
         """How many tokens the server sends ahead of acknowledgements; 0 = it waits for none."""
         return int(getattr(self.adapter, "window", 0))
 
-    # What a kind of connection adds.
+    # What every kind of connection adds, and what only some do: the others have nothing to do there.
 
+    @abstractmethod
     def _readable(self) -> None:
         """The socket has something to read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _open(self) -> None:
-        """Run ``self.opening``; ConnectError. What it returns is handed to ``_opened``."""
-        raise NotImplementedError
+        """Run ``self.opening``; ConnectError when that does not succeed."""
 
-    def _opened(self) -> None:
+    def _opened(self) -> None:  # noqa: B027
         """The connection is open; what came with the handshake's answer is to be taken."""
 
+    @abstractmethod
     def _started(self, prompt: str) -> bytes:
         """The bytes that start a conversation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _stopped(self) -> bytes:
         """The bytes that ask the server to stop; none where a stop is the end of the connection."""
-        raise NotImplementedError
 
-    def _farewell(self) -> None:
+    def _farewell(self) -> None:  # noqa: B027
         """Say goodbye, where the protocol has a word for it, before the socket is closed."""
 
-    def _acknowledge(self, message: Any) -> None:
+    def _acknowledge(self, message: Any) -> None:  # noqa: B027
         """Acknowledge a message with tokens, where the protocol has that."""
 
+    @abstractmethod
     def close(self, code: int = 1000, timeout_s: float = 2.0) -> None:
         """Close in good order; idempotent."""
-        raise NotImplementedError
 
     # Opening.
 

@@ -12,7 +12,8 @@ import gevent
 from gevent.event import Event
 from locust.rpc import Message
 
-from .run_directory import RawWriter, RunDirectory
+from .raw_file import RawWriter
+from .run_directory import RunDirectory
 from .shipping import Shipment
 
 logger = logging.getLogger("streamgauge")

@@ -25,7 +25,7 @@ from locust.rpc import Message
 from locust.rpc import rpc as zmqrpc
 
 from .environment import describe_versions
-from .run_directory import SCHEMA_VERSION
+from .tables import SCHEMA_VERSION
 
 logger = logging.getLogger("streamgauge")
 

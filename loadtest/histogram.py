@@ -16,8 +16,6 @@ import numpy.typing as npt
 
 SUB_BITS = 9
 SUB_BUCKETS = 1 << SUB_BITS
-GEOMETRY = f"log-linear/{SUB_BUCKETS}"
-"""Stored beside encoded histograms; only equal geometries may be added."""
 RELATIVE_ERROR = 1 / (2 * SUB_BUCKETS)
 MAX_VALUE = (1 << 62) - 1
 """Largest value with a bucket (146 years of nanoseconds); larger ones are refused."""

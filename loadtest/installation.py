@@ -19,7 +19,7 @@ from locust.web import WebUI
 from .feed import refine_locust
 from .lifecycle import Lifecycle
 from .options import DRAIN_S, add_options
-from .run_directory import warm_up
+from .raw_file import warm_up
 from .settings import SettingsError
 from .shapes import shape_of
 from .users import ConversationUser

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from .histogram import MAX_VALUE, Histogram, bucket_index
 from .live_history import WINDOW_S, Encoded, History
 from .recorder import Flush
-from .run_directory import GAUGES
+from .tables import GAUGES
 
 QUANTILES = (0.5, 0.9, 0.99)
 

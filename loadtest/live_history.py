@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from .histogram import MAX_VALUE, bucket_bounds, bucket_index
 from .metrics import MINIMUM_SAMPLES
-from .run_directory import GAUGES
+from .tables import GAUGES
 
 Ints = npt.NDArray[np.int64]
 Encoded = tuple[Sequence[int] | Ints, Sequence[int] | Ints, int, int, int]

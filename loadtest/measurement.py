@@ -22,9 +22,10 @@ from .feed import feed
 from .live import LiveView
 from .open_loop import OpenLoop
 from .opening import KERNEL_STAMPS
+from .raw_file import RawWriter
 from .recorder import Flush, Recorder, Sink
 from .run import Run, make_target
-from .run_directory import RawWriter, RunDirectory
+from .run_directory import RunDirectory
 from .settings import Settings
 from .target_metrics import interval_columns, read_target_metrics
 

@@ -13,7 +13,6 @@ from .trace import SPREADS, UNITS
 from .yardsticks import add_options as add_yardsticks
 
 SHAPE_NAMES = ("none", "steps", "ramp", "spike", "soak", "sawtooth", "storm")
-SECRETS = ("bearer_token", "header", "channel_key")
 DRAIN_S = 5.0
 """How long conversations in flight may go on after the end of a run before they are cut, unless --stop-timeout says otherwise."""
 

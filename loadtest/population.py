@@ -32,14 +32,18 @@ class PopulationError(Exception):
     """A file of prompts or users cannot be used; the message says where and what was expected."""
 
 
+def _read_text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PopulationError(f"expected UTF-8 text in the {what} {path}, found a byte that is none at offset {error.start}") from None
+    except OSError as error:
+        raise PopulationError(f"cannot read the {what} {path}: {error.strerror}") from None
+
+
 def read_prompts(path: Path) -> tuple[str, ...]:
     """One prompt a line, UTF-8, empty lines skipped; PopulationError when there is none or a line cannot be a prompt."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PopulationError(f"expected UTF-8 text in the prompt file {path}, found a byte that is none at offset {error.start}") from None
-    except OSError as error:
-        raise PopulationError(f"cannot read the prompt file {path}: {error.strerror}") from None
+    text = _read_text(path, "prompt file")
     prompts = tuple(line for line in text.splitlines() if line.strip())
     if not prompts:
         raise PopulationError(f"expected at least one prompt, one a line, in {path}, found none")
@@ -141,13 +145,7 @@ class Person:
 
 def read_people(path: Path) -> tuple[Person, ...]:
     """Rows of a CSV with a header line: columns ``url``, ``token`` (sent as a bearer token) and ``header:NAME``, all optional."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PopulationError(f"expected UTF-8 text in the users file {path}, found a byte that is none at offset {error.start}") from None
-    except OSError as error:
-        raise PopulationError(f"cannot read the users file {path}: {error.strerror}") from None
-    reader = csv.DictReader(io.StringIO(text), strict=True)
+    reader = csv.DictReader(io.StringIO(_read_text(path, "users file")), strict=True)
     try:
         names = reader.fieldnames or []
         unknown = [name for name in names if name not in ("url", "token") and not _is_header_column(name)]

@@ -13,8 +13,9 @@ from .conversation import Conversation
 from .engine import Engine
 from .opening import ConnectError
 from .recorder import Recorder
+from .redaction import redact_url
 from .run import make_connection, make_target
-from .settings import Settings, SettingsError, redact_url
+from .settings import Settings, SettingsError
 
 
 class _Nowhere:

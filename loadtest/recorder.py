@@ -15,7 +15,7 @@ from .conversation import NEVER, Conversation, Measured, finished_row, measure
 from .fairness import Shares
 from .histogram import MAX_VALUE, Histogram
 from .metrics import SLOW_READER, WITHHELD
-from .run_directory import COUNTERS, TABLES
+from .tables import COUNTERS, TABLES
 from .yardsticks import Yardsticks, keeps_limits
 
 Ints = npt.NDArray[np.int64]

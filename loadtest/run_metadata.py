@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .adapter_table import redact_table
 from .arrivals import SECOND_NS
 from .calibration_record import last_calibration
+from .redaction import redact_options, redact_table, redact_url
 from .run_directory import RunDirectory
 from .salvage import describe_unknown, take_descriptions, unknown
 from .schedule import SchedulePlan
-from .settings import Settings, SettingsError, redact_options, redact_url
+from .settings import Settings, SettingsError
 
 
 def read_scenario(path: Path) -> dict[str, Any]:

@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .run_directory import TABLES, RawFile, RunDirectory, RunDirectoryError, read_frames
+from .raw_file import RawFile, read_frames
+from .run_directory import RunDirectory, RunDirectoryError
+from .tables import TABLES
 
 FOLDER = "workers"
 """Where workers keep their own records, in the folder that holds the run directories."""

@@ -6,7 +6,7 @@ import argparse
 import ipaddress
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,12 @@ from .arrivals import StopPlan
 from .bounds import Bounds, check_choice
 from .bounds import SettingsError as SettingsError  # noqa: PLC0414 - whoever reads settings may be told so
 from .metrics import SLOW_READER, WITHHELD
-from .options import SECRETS, SHAPE_NAMES
+from .options import SHAPE_NAMES
 from .population import HEADER_NAME, MOST_PROMPT_BYTES, Person, PopulationError, Speech, read_people, read_prompts
 from .schedule import SchedulePlan
 from .schedule_settings import check_schedule, workload_of
 from .yardsticks import YardstickError, Yardsticks, read_yardsticks
 
-# All but the reference server's own, which say how many tokens and how long.
-_SECRET_NAME = re.compile(r"(?!(?:tokens|token_bytes|tokens_cv)$).*(?:token|key|secret|passw|pwd|auth|sig|jwt|credential)", re.IGNORECASE)
 _SCHEMES = {WEBSOCKET: "ws:// or wss://", HTTP: "http:// or https://"}
 
 
@@ -255,29 +253,6 @@ def _adapter(options: argparse.Namespace, window: int) -> _Chosen:
     except AdapterError as error:
         raise SettingsError(str(error)) from None
     return _Chosen(name, cls, {"window": window, **table}, transport_of(adapter), getattr(adapter, "window", 0))
-
-
-def redact_url(url: str) -> str:
-    """The URL without user information and with the values of secret-looking parameters blanked."""
-    parts = urlsplit(url)
-    netloc = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=netloc, query=_redact_query(parts.query)))
-
-
-def _redact_query(query: str) -> str:
-    pairs = parse_qsl(query, keep_blank_values=True)
-    return urlencode([(name, "***" if value and _SECRET_NAME.match(name) else value) for name, value in pairs], safe="*")
-
-
-def redact_options(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """The named options for run.json, secrets blanked."""
-    shown = {}
-    for name in names:
-        value = getattr(options, name)
-        if name == "server_query":
-            value = _redact_query(value)
-        shown[name] = "***" if name in SECRETS and value else value
-    return shown
 
 
 def _shape(options: argparse.Namespace, low: Bounds) -> str:

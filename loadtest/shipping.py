@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .run_directory import HEADER_BYTES, RunDirectory, frame_bytes, sound_bytes
+from .raw_file import HEADER_BYTES, append_whole, frame_bytes, sound_bytes
+from .run_directory import RunDirectory
 
 CHUNK_BYTES = 256 * 1024
 """What a chunk holds at most, unless a single frame is larger."""
@@ -199,15 +200,7 @@ class Intake:
         raw = self.directory.path / "raw"
         if copy.file is None:
             copy.file = (raw / f"{worker}.frames").open("xb", buffering=0)
-        view = memoryview(chunk["data"])
-        try:
-            while view:
-                view = view[copy.file.write(view) :]
-        except OSError:
-            # Half a chunk would hide the next one.
-            copy.file.seek(copy.size_bytes)
-            copy.file.truncate()
-            raise
+        append_whole(copy.file, copy.size_bytes, chunk["data"])
         if chunk["information"] is not None:
             copy.information = {**(copy.information or {}), **chunk["information"], "worker": worker}
             (raw / f"{worker}.json").write_text(json.dumps(copy.information), encoding="utf-8")

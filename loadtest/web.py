@@ -25,7 +25,7 @@ from .live_history import COLUMNS, KEPT_S, QUANTILES, TABLED, WINDOW_S, History,
 from .live_verdict import Standing, judge
 from .metrics import BY_NAME, CONNECT_ERRORS, ERRORS, MINIMUM_SAMPLES
 from .opening import KERNEL_STAMPS
-from .settings import redact_url
+from .redaction import redact_url
 from .web_form import Form
 from .web_report import Reports, is_offered
 

@@ -26,14 +26,13 @@ from werkzeug.datastructures import ImmutableMultiDict
 
 from .adapter import AdapterError, load_adapter, make_adapter
 from .lifecycle import Lifecycle
-from .options import SECRETS
 from .probe import probe
 from .programs import own_command, read_output
-from .settings import SettingsError, check_settings, redact_url
+from .redaction import MASK, SECRETS, redact_url
+from .settings import SettingsError, check_settings
 
 logger = logging.getLogger("streamgauge")
 
-MASK = "***"
 DEFAULT_HOST = "ws://127.0.0.1:8001/ws"
 """Where ``python -m server`` listens unless told otherwise."""
 DEFAULT_USERS, DEFAULT_SPAWN_RATE = 10, 10.0

@@ -15,7 +15,8 @@ from locust.rpc import Message
 from .courier import ACKNOWLEDGEMENT, Courier
 from .gate import machine
 from .membership import ORPHAN_DRAIN_S, SILENCE_S, Membership
-from .run_directory import RawWriter, RunDirectory
+from .raw_file import RawWriter
+from .run_directory import RunDirectory
 from .salvage import FOLDER
 
 logger = logging.getLogger("streamgauge")

@@ -32,9 +32,9 @@ def build(run_path: Path | str, *, charts: bool = True, asked: Asked | None = No
     drawn: list[Chart] = []
     if charts:
         # Drawing takes most of the start-up time, so that only those who draw import it.
-        from .charts import draw
+        from .charts import CHARTS, draw
 
-        drawn = draw(run, summary)
+        drawn = draw(CHARTS, run, summary)
     page = render_page(summary, drawn)
     try:
         if charts:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,15 +54,11 @@ CHARTS: tuple[tuple[str, Callable[[Run, Summary], Figure | None], str], ...] = (
 )
 
 
-def draw(run: Run, summary: Summary, charts: tuple[tuple[str, Any, str], ...] = CHARTS) -> list[Chart]:
-    """Every chart that has data, as SVG and PNG; the same data give the same bytes."""
-    drawn = []
+def draw(charts: Iterable[tuple[str, Callable[..., Figure | None], str]], *data: Any) -> list[Chart]:
+    """Each chart (its name, what draws it from ``data``, its caption) that has data, as SVG and PNG; the same data give the same bytes."""
     with mpl.rc_context(RC):
-        for name, chart, caption in charts:
-            made = chart(run, summary)
-            if made is not None:
-                drawn.append(render(made, name, caption))
-    return drawn
+        figures = ((name, chart(*data), caption) for name, chart, caption in charts)
+        return [render(made, name, caption) for name, made, caption in figures if made is not None]
 
 
 def render(made: Figure, name: str, caption: str) -> Chart:

@@ -158,10 +158,11 @@ def _warnings(summaries: Sequence[Summary]) -> list[str]:
 
 
 def _write(folder: Path, comparison: dict[str, Any], runs: Sequence[Run], summaries: Sequence[Summary]) -> None:
-    from .comparison_charts import draw_comparison
+    from .charts import draw
+    from .comparison_charts import COMPARISON_CHARTS
     from .comparison_page import render_comparison
 
-    drawn = draw_comparison(runs, summaries)
+    drawn = draw(COMPARISON_CHARTS, runs, summaries)
     page = render_comparison(comparison, drawn)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from .charts import Chart, render
 from .distributions import percentile_axis, percentile_curve
 from .load import Run
 from .measures import gap_metric, headline_metric
 from .palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from .sample import Sample, sample_rows
-from .style import RC, figure, latency_scale, plain_ticks, time_axis
+from .style import figure, latency_scale, plain_ticks, time_axis
 from .timelines import span_edges
 from .window import make_batches
 
 Summary = Mapping[str, Any]
+LONGEST_NAME = 40
 RUN_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 
 
@@ -31,7 +30,11 @@ def _common(summaries: Sequence[Summary]) -> str | None:
 
 
 def _name(summary: Summary) -> str:
-    return str(summary["run"]["name"]) + ("" if summary["validity"]["valid"] else " (invalid)")
+    name = str(summary["run"]["name"])
+    if len(name) > LONGEST_NAME:
+        # A legend wider than its chart leaves no room for the chart. Names differ at their ends: a date, a variant.
+        name = f"{name[: LONGEST_NAME // 2]}…{name[-LONGEST_NAME // 2 + 1 :]}"
+    return name + ("" if summary["validity"]["valid"] else " (invalid)")
 
 
 def _curves(title: str, runs: Sequence[Run], summaries: Sequence[Summary], metric: str, read: Callable[[Run], Sample]) -> Figure | None:
@@ -148,14 +151,3 @@ COMPARISON_CHARTS: tuple[tuple[str, Callable[[Sequence[Run], Sequence[Summary]],
     ("token_latency_over_time", chart_over_time, "Whole runs, tokens by arrival."),
     ("tokens_over_time", chart_rates, "Whole runs, tokens by arrival."),
 )
-
-
-def draw_comparison(runs: Sequence[Run], summaries: Sequence[Summary]) -> list[Chart]:
-    """Every comparison chart that has data."""
-    drawn = []
-    with mpl.rc_context(RC):
-        for name, chart, caption in COMPARISON_CHARTS:
-            made = chart(runs, summaries)
-            if made is not None:
-                drawn.append(render(made, name, caption))
-    return drawn

@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 
 from loadtest.histogram import bucket_bounds
 from loadtest.metrics import BEHAVIOURS
-from loadtest.run_directory import COUNTERS, GAUGES, TABLES, RawFile, RunDirectory, RunDirectoryError
+from loadtest.raw_file import RawFile
+from loadtest.run_directory import RunDirectory, RunDirectoryError
+from loadtest.tables import COUNTERS, GAUGES, TABLES
 
 from .sample import Sample
 from .window import Batches, Window, read_window
@@ -27,8 +29,6 @@ GAPS = ("itl", "inter_chunk")
 """Names of the gaps between arrivals: until a worker sees a message with several tokens it writes the first."""
 PORTION = 1 << 21
 """Entries of histograms that are sorted at a time."""
-_DETAIL_ROWS = 200
-"""Rows of error texts read as examples, a kind."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loadtest.metrics import BY_NAME
-
 from .slo import shown
 from .units import count, duration, plural, share, significant
 
@@ -98,8 +96,3 @@ def quality_lines(summary: Summary) -> list[str]:
     if fairness:
         parts.append(f"fairness {significant(fairness['mean'])} (lowest {significant(fairness['lowest'])})")
     return [*lines, f"smoothness     {', '.join(parts)}"] if parts else lines
-
-
-def quality_definitions() -> str:
-    """What the words mean, for the page."""
-    return " ".join(f"{BY_NAME[name].title}: {BY_NAME[name].definition}." for name in ("fluidity", "fairness"))

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from loadtest.run_directory import RawFile, RunDirectory, RunDirectoryError
+from loadtest.raw_file import RawFile
+from loadtest.run_directory import RunDirectory, RunDirectoryError
 from loadtest.salvage import Part, describe_unknown, find_parts, join, read_part, take_descriptions, unknown
 
 from .units import count, plural

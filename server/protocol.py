@@ -27,7 +27,6 @@ DEFAULT_PORT: Final = 8001
 MAX_TEXT_BYTES: Final = 64 * 1024
 MAX_FRAGMENTS: Final = 256  # no client of this protocol needs more: the longest text is 64 KiB
 DEFAULT_WINDOW: Final = 1  # the article's stop-and-wait
-NO_ACKS: Final = 0  # a window of 0: tokens are not acknowledged at all
 ACK_TIMEOUT_S: Final = 30.0
 
 CLOSE_GOING_AWAY: Final = 1001

@@ -20,11 +20,11 @@ LONGEST_LINES = 450  # the aim is 350: a file answers one question
 
 # Files of loadtest/ that know no socket, no clock, no gevent and no Locust.
 PURE_HALF = (
-    "metrics", "objectives", "yardsticks", "fairness", "histogram", "run_directory", "salvage",
+    "metrics", "objectives", "yardsticks", "fairness", "histogram", "tables", "raw_file", "run_directory", "salvage",
     "shipping", "adapter", "typewriter", "conversation",
     "arrivals", "rates", "trace", "workload", "schedule", "recorder", "environment",
     "calibration_record", "programs",
-    "adapter_table", "json_stream", "openai_realtime", "openai_chat", "plain_sse", "event_lines",
+    "adapter_table", "redaction", "json_stream", "openai_realtime", "openai_chat", "plain_sse", "event_lines",
 )  # fmt: skip
 # What reports/ and benchmarks/ may take from there.
 CONTRACTS = frozenset(f"loadtest.{name}" for name in PURE_HALF)
@@ -59,6 +59,8 @@ ALSO_ALLOWED = {
     "server/picows_app.py": {"picows"},
     "benchmarks/transport_client.py": {"aiohttp"},
     "loadtest/run_directory.py": {"pyarrow"},
+    "loadtest/raw_file.py": {"pyarrow"},
+    "loadtest/tables.py": {"pyarrow"},
     "loadtest/salvage.py": {"pyarrow"},
     "loadtest/environment.py": {"psutil"},
     "loadtest/gate.py": {"zmq"},  # Locust's channel
@@ -233,6 +235,13 @@ def project_files() -> tuple[Path, ...]:
 # Put together here, so that this file does not contain what it looks for.
 MACHINE_PATHS = re.compile(r"(?<![\w.<>{}*~-])/(?:" + "|".join(["wo" + "rk", "ro" + "ot", "fa" + "rm", "ho" + "me"]) + r")/(?=\w)")
 REGISTRIES = re.compile("|".join(["py" + r"pi\.org", "python" + r"hosted\.org", "npm" + r"js\.(?:org|com)", "debian" + r"\.org/debian"]))
+
+
+def test_the_table_of_files_names_every_file_and_no_other() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+\.py)`", "\n".join(line for line in page.splitlines() if line.startswith("| `"))))
+    there = {path.name for path in sources(*PACKAGES)} - {"__init__.py"}
+    assert (there - named, named - there) == (set(), set())
 
 
 def test_no_file_names_a_machine_or_a_registry() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from benchmarks.accounting import WRONG, Account, AccountError, account, main
-from loadtest.run_directory import COUNTERS, TABLES, RunDirectory
+from loadtest.run_directory import RunDirectory
+from loadtest.tables import COUNTERS, TABLES
 
 ORIGIN = 1_700_000_000_000_000_000
 MS = 1_000_000

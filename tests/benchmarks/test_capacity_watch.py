@@ -11,7 +11,8 @@ import pytest
 from benchmarks.capacity_watch import COUNTS, Watch
 from loadtest.histogram import Histogram
 from loadtest.objectives import parse_all
-from loadtest.run_directory import COUNTERS, RawWriter
+from loadtest.raw_file import RawWriter
+from loadtest.tables import COUNTERS
 
 MS = 10**6
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from benchmarks.engine import Bench, held_connections, lateness_us, measure_lateness, measure_opening, measure_speed, plan, steady_work
 from benchmarks.engine_result import HELD, Engine, Reading, as_dict, draw, print_result, ratio, summarise
 from benchmarks.processes import Interrupts, Processes, split_cpus
-from loadtest.run_directory import COUNTERS, TABLES, RunDirectory
+from loadtest.run_directory import RunDirectory
+from loadtest.tables import COUNTERS, TABLES
 
 SECOND_NS = 10**9
 

@@ -29,7 +29,8 @@ from benchmarks.runner import BenchError, new_folder
 from benchmarks.scenario import find, read
 from benchmarks.suite import Outcome, Suite, worst
 from loadtest.histogram import Histogram
-from loadtest.run_directory import COUNTERS, RunDirectory
+from loadtest.run_directory import RunDirectory
+from loadtest.tables import COUNTERS
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks.__main__ import main
-from benchmarks.faults import FAULTS, healthy_load
+from benchmarks.fault_bench import healthy_load
+from benchmarks.faults import FAULTS
 from benchmarks.sabotage import Row, Verdict, print_rows, read_options, write_page_text
 from reports.validity import RULES
 

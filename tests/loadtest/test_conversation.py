@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from loadtest.conversation import NEVER, Conversation, Measured, finished_row, measure
 from loadtest.metrics import OUTCOMES
-from loadtest.run_directory import TABLES
+from loadtest.tables import TABLES
 from server.protocol import ClientState
 
 MS = 1_000_000

@@ -17,7 +17,7 @@ from loadtest.metrics import (
     OUTCOMES,
     Metric,
 )
-from loadtest.run_directory import TABLES
+from loadtest.tables import TABLES
 from server.protocol import CONNECTION_LOST, STALLED
 
 

@@ -19,7 +19,8 @@ from loadtest.conversation import NEVER, Conversation
 from loadtest.histogram import Histogram
 from loadtest.metrics import HISTOGRAMS, OUTCOMES
 from loadtest.recorder import TAINT_LAG_NS, Recorder, Stall
-from loadtest.run_directory import COUNTERS, GAUGES, TABLES, RunDirectory
+from loadtest.run_directory import RunDirectory
+from loadtest.tables import COUNTERS, GAUGES, TABLES
 
 MS = 1_000_000
 SECOND = 1000

@@ -14,8 +14,9 @@ import pytest
 import trustme
 
 from loadtest.arrivals import StopPlan
-from loadtest.options import SECRETS, add_options
+from loadtest.options import add_options
 from loadtest.population import Person
+from loadtest.redaction import SECRETS
 from loadtest.schedule import SchedulePlan
 from loadtest.settings import (
     Settings,
@@ -23,8 +24,6 @@ from loadtest.settings import (
     Step,
     check_settings,
     parse_target,
-    redact_options,
-    redact_url,
     target_url,
 )
 from server.parameters import PARAMETERS
@@ -272,37 +271,6 @@ def test_authorities_that_cannot_be_read(tmp_path: Path, contents: str | None) -
 
 
 # -- secrets -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("ws://h/ws", "ws://h/ws"),
-        ("ws://user:hidden@h:1/ws", "ws://h:1/ws"),
-        ("ws://h/ws?token=hidden&tokens=5&token_bytes=7&tokens_cv=1.5", "ws://h/ws?token=***&tokens=5&token_bytes=7&tokens_cv=1.5"),
-        ("ws://h/ws?api_key=hidden&gap_ms=5", "ws://h/ws?api_key=***&gap_ms=5"),
-        ("ws://h/ws?Auth=hidden&SIGNATURE=hidden&Secret=hidden", "ws://h/ws?Auth=***&SIGNATURE=***&Secret=***"),
-        ("ws://h/ws?password=hidden&passwd=hidden&pwd=hidden&jwt=hidden", "ws://h/ws?password=***&passwd=***&pwd=***&jwt=***"),
-        ("ws://h/ws?accessTokens=hidden&x=1", "ws://h/ws?accessTokens=***&x=1"),
-        ("ws://h/ws?key=&x=", "ws://h/ws?key=&x="),
-    ],
-)
-def test_a_shown_url_has_no_secret(url: str, shown: str) -> None:
-    assert redact_url(url) == shown
-    assert "hidden" not in redact_url(url)
-
-
-def test_no_parameter_of_the_reference_server_is_taken_for_a_secret() -> None:
-    query = "&".join(f"{name}=1" for name in PARAMETERS)
-    assert redact_url(f"ws://h/ws?{query}") == f"ws://h/ws?{query}"
-
-
-def test_shown_options_have_no_secret() -> None:
-    options = parsed("--bearer-token", "hidden", "--header", "Cookie: hidden", "--server-query", "token=hidden&tokens=5", "--seed", "3")
-    shown = redact_options(options, ["bearer_token", "header", "server_query", "seed", "origin"])
-    assert shown == {"bearer_token": "***", "header": "***", "server_query": "token=***&tokens=5", "seed": 3, "origin": ""}
-    assert redact_options(parsed(), SECRETS) == dict.fromkeys(SECRETS, "")
-    assert "hidden" not in str(redact_options(options, list(vars(options))))
 
 
 def test_the_whole_help_lists_every_option_of_ours() -> None:

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loadtest import shipping
-from loadtest.run_directory import RawWriter, RunDirectory
+from loadtest.raw_file import RawWriter
+from loadtest.run_directory import RunDirectory
 from loadtest.shipping import Intake, Refused, Shipment
 
 RUN, TOKEN = "abc", "secret"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.metrics import describe
-from loadtest.run_directory import TABLES
+from loadtest.tables import TABLES
 from reports.validity import describe_rules
 
 DOCS = Path(__file__).parents[2] / "docs"

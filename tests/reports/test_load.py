@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks.synthetic import Plan, SyntheticRun, build
 from loadtest.histogram import Histogram
-from loadtest.run_directory import SCHEMA_VERSION, RunDirectory, RunDirectoryError
+from loadtest.run_directory import RunDirectory, RunDirectoryError
+from loadtest.tables import SCHEMA_VERSION
 from reports.load import error_examples, find_run, load_run
 from reports.window import make_batches
 

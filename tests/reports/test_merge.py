@@ -12,7 +12,8 @@ import pytest
 from benchmarks.synthetic import SyntheticRun
 from loadtest.conversation import Conversation
 from loadtest.recorder import SECOND_NS, Recorder
-from loadtest.run_directory import GAUGES, RunDirectory
+from loadtest.run_directory import RunDirectory
+from loadtest.tables import GAUGES
 from reports.load import load_run
 
 Models = Callable[[str], SyntheticRun]

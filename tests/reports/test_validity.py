@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.synthetic import NULL, Columns, Plan, SyntheticRun, build, encode_seconds
+from benchmarks.synthetic import NULL, Plan, SyntheticRun, build
+from benchmarks.synthetic_tables import Columns, encode_seconds
 from reports.summary import summarise
 from reports.validity import RULES
 
