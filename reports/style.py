@@ -84,7 +84,8 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, gap
     transform = axes.transData + axes.transAxes.inverted()
     placed: list[float] = []
     for x, y, text, colour in sorted(sound, key=lambda end: end[1]):
-        fraction = float(transform.transform((x, y))[1])
+        # A line may end outside its axes (a gap of 0 on a logarithmic scale); a name far outside would leave no room for the chart.
+        fraction = min(1.0, max(0.0, float(transform.transform((x, y))[1])))
         spot = max(fraction, placed[-1] + gap_points / height) if placed else fraction
         placed.append(spot)
         axes.annotate(

@@ -14,12 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.synthetic import Plan, SyntheticRun, build
-from reports.charts import CHARTS, draw
+from reports.charts import CHARTS, draw, render
 from reports.comparison_charts import COMPARISON_CHARTS
 from reports.distributions import chart_distribution, chart_ladder, chart_percentiles, chart_stop
 from reports.load import Run, load_run
 from reports.palette import PERCENTILE_COLOURS
-from reports.style import RC
+from reports.style import RC, label_ends, latency_scale
+from reports.style import figure as new_figure
 from reports.summary import summarise_run
 from reports.timelines import SPANS, chart_connections, chart_receive_lag, chart_throughput, chart_token_latency, chart_ttft, span_edges
 
@@ -235,3 +236,15 @@ def test_long_names_leave_room_for_the_chart(loaded: Loaded) -> None:
     drawn = draw(COMPARISON_CHARTS, [run, run], named)
     assert len(drawn) == 4
     assert all("2026-11-22T10-00-00Z" in chart.svg and "_before" in chart.svg and "_after" in chart.svg for chart in drawn)
+
+
+def test_a_line_that_ends_at_nought_on_a_logarithmic_scale_leaves_room_for_the_chart() -> None:
+    made, (axes,) = new_figure()
+    axes.set_title("gaps")
+    axes.plot([0, 1, 2], [30.0, 300.0, 0.0])
+    latency_scale(axes, [np.array([30.0, 300.0, 0.0])])
+    label_ends(axes, [(2.0, 0.0, "p50", "black"), (2.0, 300.0, "p99", "black")])
+    assert axes.get_yscale() == "log"
+    # Without room Matplotlib gives the layout up, with a warning, which fails a test here.
+    assert ">p50<" in render(made, "gaps", "").svg
+    assert axes.get_position().width > 0.5

@@ -9,7 +9,7 @@ import pytest
 
 from loadtest.metrics import describe
 from loadtest.tables import TABLES
-from reports.validity import describe_rules
+from reports.validity import RULES, describe_rules
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -20,6 +20,10 @@ def test_metrics_page_is_the_table_of_metrics() -> None:
 
 def test_validity_page_is_the_table_of_rules() -> None:
     assert (DOCS / "validity.md").read_text() == describe_rules(), "run: python -m reports rules > docs/validity.md"
+
+
+def test_readme_counts_the_rules() -> None:
+    assert f" {len(RULES)} rules," in (DOCS.parent / "README.md").read_text()
 
 
 @pytest.mark.parametrize("table", TABLES)
