@@ -31,7 +31,7 @@ from .keys import ScenarioError
 from .processes import Interrupts, Processes
 from .reachability import shown
 from .runner import BenchError, Conductor, Plan, check_machine, new_folder, reach
-from .scenario import Run, read
+from .scenario import Run, read, with_adapter
 from .scenario import find as find_scenario
 from .suite import Outcome
 from .terminal import complain, consoles, refuse
@@ -132,7 +132,7 @@ def prepare(given: argparse.Namespace, extra: tuple[str, ...] = ()) -> Search:
     """What the options ask for; ScenarioError, ObjectiveError or BenchError when it cannot be done."""
     objectives = objectives_of(given)
     scenario = read(find_scenario(given.scenario), {k: v for k, v in options.overrides(given).items() if k not in VARIED})
-    run = scenario.runs[0]
+    run = with_adapter(scenario.runs[0], *options.adapter(given))
     pairs = tuple(_pair(text) for text in given.server_option)
     run = dataclasses.replace(run, target=dataclasses.replace(run.target, options=(*run.target.options, *pairs)))
     question = Question(objectives, with_objectives(run.load, objectives), given.rate, given.shortest, max(given.shortest, given.longest))
@@ -195,7 +195,7 @@ class Search:
         """All probes; BenchError when the first cannot be made, else the result, also after Ctrl-C."""
         check_machine(dataclasses.replace(self.plan, runs=(self._run_of(self.limits.start, 0, 1),)))
         if self.plan.host is not None:
-            reach(self.plan.host, self.plan.access)
+            reach(self.plan.host, self.plan.access, http=bool(self.scenario.adapter))
         folder = new_folder(self.plan.out, self.plan.name)
         started, began = datetime.now(UTC), time.monotonic()
         failure: BenchError | None = None

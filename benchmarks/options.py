@@ -86,8 +86,6 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     what.add_argument("--suite", default="standard", metavar="NAME", help=f"{' or '.join(SUITES)} (default: standard)")
     what.add_argument("--scenario", action="append", metavar="NAME|FILE", help="one scenario of the catalogue, or a file; may be repeated")
     add_target(what)
-    what.add_argument("--adapter", metavar="NAME", help="what its messages mean: a shipped adapter, module:Class or path/to/file.py:Class")
-    what.add_argument("--adapter-file", type=Path, metavar="FILE", help="the adapter's own options, TOML or JSON (docs/adapters.md)")
     load = bench.add_argument_group("what differs from the scenario files (see docs/scenarios.md)")
     add_overrides(load)
     load.add_argument(
@@ -120,6 +118,8 @@ def add_target(group: argparse._ActionsContainer) -> None:
         metavar="PATH|URL",
         help="where its WebSocket is (default: /ws), or its whole URL, with {port} in it",
     )
+    group.add_argument("--adapter", metavar="NAME", help="what its messages mean: a shipped adapter, module:Class or path/to/file.py:Class")
+    group.add_argument("--adapter-file", type=Path, metavar="FILE", help="the adapter's own options, TOML or JSON (docs/adapters.md)")
 
 
 def server(options: argparse.Namespace) -> ServerCommand | None:

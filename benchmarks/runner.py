@@ -186,13 +186,15 @@ class Conductor:
             if url is not None:
                 reach(with_query(url, self.run.load.query_pairs), self.plan.access, http=bool(self.run.adapter))
             return url
-        command = [sys.executable, "-m", "server", "--port", "0", *self.run.target.arguments()]
+        target = self.run.target
+        command = [sys.executable, "-m", target.module, "--port", "0", *target.arguments()]
         self.server = self.processes.start("the reference server", command, self._log("server"), self.cpus and self.cpus[0])
         match = self.server.wait_for_line(LISTENING, SERVER_READY_S, self.interrupts.asked)
         if match is None:
             return None
-        reach(with_query(match[1], self.run.load.query_pairs), Access())
-        return match[1]
+        url = target.url(match[1])
+        reach(with_query(url, self.run.load.query_pairs), Access(), http=bool(self.run.adapter))
+        return url
 
     def asked(self) -> bool:
         """Whether somebody asked us to stop."""

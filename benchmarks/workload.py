@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlencode
+from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
 
 from .keys import ScenarioError, key, key_of, plain
 
@@ -243,6 +243,14 @@ class Load:
         return out
 
 
+DOORS: Final[Mapping[str, tuple[str, str]]] = {
+    "websocket": ("server", ""),
+    "events": ("server.fastapi_app", "/sse?prompt=hello"),
+    "completions": ("server.fastapi_app", "/v1/chat/completions"),
+}
+"""What the reference server is asked by, to the module that is started and where it is asked; the WebSocket's path it says itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """How the reference server is started (``[target]``); not used when somebody else's server is driven."""
@@ -251,9 +259,27 @@ class Target:
     options: tuple[tuple[str, str], ...] = field(
         default=(), metadata=key("query", "more options of `python -m server` by their names without the dashes")
     )
+    speaks: str = field(
+        default="websocket",
+        metadata=key(
+            "text",
+            "what it is asked by; events and completions: `server.fastapi_app`, over HTTP, which an `[adapter]` has to speak",
+            choices=tuple(DOORS),
+        ),
+    )
+
+    @property
+    def module(self) -> str:
+        """What is started: ``python -m MODULE``."""
+        return DOORS[self.speaks][0]
+
+    def url(self, listening: str) -> str:
+        """The target's URL, made of the WebSocket's, which the server says as it begins to listen."""
+        _, path = DOORS[self.speaks]
+        return f"http://{urlsplit(listening).netloc}{path}" if path else listening
 
     def arguments(self) -> list[str]:
-        """The server's command line for this target."""
+        """The server's options for this target."""
         out = [] if self.processes == 1 else [f"--processes={self.processes}"]
         for name, value in self.options:
             out.append(f"--{name.replace('_', '-')}" + ("" if value == "true" else f"={value}"))

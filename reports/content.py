@@ -108,9 +108,10 @@ def _tiles(summary: Summary) -> list[dict[str, Any]]:
         tiles += [_latency_tile(metrics[name]["title"], metrics[name]) for name in names if metrics.get(name, {}).get("n")]
     stop = summary["stop"]
     if stop["stopped"]:
-        # There is none where a stop is the end of the connection.
         if metrics.get("stop_latency", {}).get("n"):
             tiles.append(_latency_tile("Stop latency", metrics["stop_latency"]))
+        elif stop["by_closing"]:
+            tiles.append(_tile("Stop latency", "not measurable", sub="a stop closes the connection: nothing comes back", absent=True))
         if stop["overrun_tokens_mean"] is not None:
             tiles.append(
                 _tile("Tokens after a stop, mean", significant(stop["overrun_tokens_mean"]), sub=f"most {stop['overrun_tokens_max']}")
@@ -227,8 +228,10 @@ def _counts(summary: Summary) -> list[dict[str, Any]]:
     if stop["sent"]:
         stops = [("sent", stop["sent"]), ("took effect", stop["stopped"]), ("crossed the end", stop["crossed"])]
         stops.append(("by closing the connection", stop["by_closing"]))
-        stops.append(("overrun tokens", stop["overrun_tokens_total"]))
-        groups.append({"title": "Stops in the window", "rows": [(name, count(n)) for name, n in stops]})
+        told = [(name, count(n)) for name, n in stops]
+        unseen = stop["overrun_tokens_mean"] is None and stop["by_closing"] > 0
+        told.append(("overrun tokens", "not measurable" if unseen else count(stop["overrun_tokens_total"])))
+        groups.append({"title": "Stops in the window", "rows": told})
     if load["offered_per_s"] is not None:
         offered = [("offered/s", significant(load["offered_per_s"])), ("achieved/s", in_unit(load["achieved_per_s"], "1/s"))]
         groups.append({"title": "Load in the window", "rows": [*offered, ("dropped", count(load["dropped"]))]})

@@ -128,6 +128,8 @@ def _why_absent(objective: Objective, summary: Summary) -> str:
         return "messages carried several tokens; ask for inter_chunk, the gap between two messages"
     if metric == "stop_latency" and not summary["stop"]["sent"]:
         return "no conversation was stopped"
+    if metric in ("stop_latency", "overrun_tokens") and summary["stop"].get("by_closing"):
+        return "not measurable: every stop closed the connection, and nothing comes back that says when the server heard of it"
     return f"the run has no {metric} in its steady window"
 
 

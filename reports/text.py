@@ -107,7 +107,7 @@ def count_lines(summary: Summary) -> list[str]:
         lines.append("holding        " + ", ".join(f"{name} {text}" for name, text in held))
     if stop["stopped"]:
         overrun = (
-            "each was the end of its connection: what the server still sent nobody sees"
+            "each was the end of its connection: stop latency and overrun tokens are not measurable"
             if stop["overrun_tokens_mean"] is None
             else f"{significant(stop['overrun_tokens_mean'])} overrun tokens each (most {stop['overrun_tokens_max']})"
         )

@@ -3,6 +3,7 @@
 The WebSocket at /ws follows the same table of rules (`protocol`, `answers`) as `python -m server`; beside it the same answers come by
 
     GET    /sse?prompt=...                 server-sent events: the tokens, then `event: end`; closing stops
+    POST   /v1/chat/completions            the same as chunks of an OpenAI-compatible API (`completions`); closing stops
     POST   /answers                        the prompt is the body; says the answer's `id`
     GET    /answers/ID?after=N&wait_s=30   tokens from number N on: at once, or when there is one (long poll); `after` acknowledges
     DELETE /answers/ID                     stops
@@ -19,9 +20,10 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qs
 
 import uvicorn
@@ -32,6 +34,7 @@ from websockets.http11 import Request as PlainRequest
 from websockets.http11 import Response as PlainResponse
 
 from .alone import announce, listen
+from .completions import Chunks, CompletionError, read_request
 from .front import Refusal, check_handshake
 from .log import LibraryLog
 from .options import Launch, OptionError, parse_options
@@ -66,7 +69,21 @@ def create_app(stack: Stack) -> FastAPI:
             return plan
         if not prompt:
             return _refuse(stack, request, Refusal("query", 400, "expected a prompt: /sse?prompt=..."))
-        return StreamingResponse(_events(stack, request, plan, prompt), media_type="text/event-stream", headers=EVENT_STREAM)
+        return _stream(_events(stack, request, plan, prompt, PlainEvents()))
+
+    @app.post("/v1/chat/completions")
+    async def complete(request: Request) -> Response:
+        body = await request.body()
+        try:
+            if len(body) > stack.settings.max_text_bytes:
+                raise CompletionError(f"expected a body of at most {stack.settings.max_text_bytes} bytes")
+            asked = read_request(body)
+        except CompletionError as error:
+            return JSONResponse({"error": {"message": str(error), "type": "invalid_request_error"}}, 400)
+        plan = _admit(stack, request, asked.tokens)
+        if isinstance(plan, Response):
+            return plan
+        return _stream(_events(stack, request, plan, asked.prompt, Chunks(asked, secrets.token_urlsafe(12), int(time.time()))))
 
     @app.post("/answers", status_code=201)
     async def begin(request: Request) -> Response:
@@ -163,7 +180,40 @@ async def _write(wire: QueuedWire) -> None:
 # -- server-sent events ------------------------------------------------------------------------------------------------
 
 
-async def _events(stack: Stack, request: Request, plan: Plan, prompt: str) -> AsyncIterator[bytes]:
+class EventForm(Protocol):
+    """How an answer is written as events."""
+
+    def begin(self) -> bytes:
+        """What comes before the first token."""
+
+    def token(self, text: str) -> bytes:
+        """One token."""
+
+    def end(self) -> bytes:
+        """What comes after the last token."""
+
+
+class PlainEvents:
+    """A token an event, then an event named end."""
+
+    def begin(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def token(self, text: str) -> bytes:
+        """The token's lines, each a data field of its own (a line feed would end the field); the browser puts them together again."""
+        return "".join(f"data: {line}\n" for line in _lines(text)).encode() + b"\n"
+
+    def end(self) -> bytes:
+        """The event that says so."""
+        return b"event: end\ndata: \n\n"
+
+
+def _stream(events: AsyncIterator[bytes]) -> Response:
+    return StreamingResponse(events, media_type="text/event-stream", headers=EVENT_STREAM)
+
+
+async def _events(stack: Stack, request: Request, plan: Plan, prompt: str, form: EventForm) -> AsyncIterator[bytes]:
     """Yield one answer as events. The framework ends this when the client has gone, which cancels the answer."""
     texts: asyncio.Queue[str] = asyncio.Queue(1)
     streaming = asyncio.current_task()
@@ -185,14 +235,15 @@ async def _events(stack: Stack, request: Request, plan: Plan, prompt: str) -> As
     code = 1001
     try:
         answers.text_received(as_prompt(prompt))
+        if begin := form.begin():
+            yield begin
         while True:
             text = await texts.get()
             if text == END:  # R10: no token says that
                 code = 1000
-                yield b"event: end\ndata: \n\n"
+                yield form.end()
                 return
-            # A line feed would end the field: each line of the token is a data field of its own, and the browser puts them together again.
-            yield "".join(f"data: {line}\n" for line in _lines(text)).encode() + b"\n"
+            yield form.token(text)
     finally:
         stack.forget(wire, code)
         writing.cancel()
@@ -247,14 +298,17 @@ def _own(request: Request, name: str) -> str:
     return parse_qs(request.url.query, max_num_fields=64).get(name, [""])[0]
 
 
-def _admit(stack: Stack, request: Request) -> Plan | Response:
-    """Return the plan of a request that starts an answer, or the response that refuses it."""
+def _admit(stack: Stack, request: Request, tokens: int | None = None) -> Plan | Response:
+    """Return the plan of a request that starts an answer, or the response that refuses it; ``tokens`` where the query says none."""
     # The rules for who may open a conversation are the handshake's, at another path.
     asked = _plain(request)
     refusal = check_handshake(PlainRequest(PATH, asked.headers), stack.settings.origins, stack.settings.tokens)
     if refusal is not None:
         return _refuse(stack, request, refusal)
-    query = "&".join(part for part in request.url.query.split("&") if part.partition("=")[0] not in OWN)
+    parts = [part for part in request.url.query.split("&") if part.partition("=")[0] not in OWN]
+    if tokens is not None and not any(part.startswith("tokens=") for part in parts):
+        parts.append(f"tokens={tokens}")
+    query = "&".join(part for part in parts if part)
     try:
         plan = dataclasses.replace(choose_plan(query, stack.settings), window=0)
     except ParameterError as error:

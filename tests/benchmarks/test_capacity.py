@@ -82,6 +82,17 @@ class TestOptions:
         assert search.scenario.target.arguments() == ["--cpu-us=500"]
         assert search.question.by_rate
 
+    def test_an_adapter_of_the_command_line_or_the_scenario_is_used(self) -> None:
+        words = ["--slo", "ttft_p99=500ms"]
+        assert not prepare(parser().parse_args(words)).scenario.adapter
+        assert prepare(parser().parse_args([*words, "--scenario", "completions"])).scenario.adapter == {"name": "openai-chat"}
+        assert prepare(parser().parse_args([*words, "--adapter", "openai-chat"])).scenario.adapter == {"name": "openai-chat"}
+
+    def test_a_host_that_is_asked_over_http_is_no_mistake(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        words = ["--slo", "ttft_p99=500ms", "--adapter", "openai-chat", "--host", "http://127.0.0.1:1/v1", "--out", str(tmp_path)]
+        assert main(words) == 2
+        assert "nothing listens" in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [

@@ -96,6 +96,17 @@ class TestCatalogue:
         assert run.load.conversations_per_connection == 1
         assert run.load.connect_rate_per_s >= 10_000
 
+    def test_what_is_asked_over_http_has_an_adapter_and_a_place(self) -> None:
+        listening = "ws://127.0.0.1:8001/ws"
+        expected = {"events": ("sse", "http://127.0.0.1:8001/sse?prompt=hello"), "completions": ("openai-chat", "")}
+        for name, (adapter, url) in expected.items():
+            (run,) = read(find(name)).runs
+            assert run.adapter["name"] == adapter
+            assert run.target.module == "server.fastapi_app"
+            assert run.target.url(listening) == (url or "http://127.0.0.1:8001/v1/chat/completions")
+        (run,) = read(find("smoke")).runs
+        assert (run.target.module, run.target.url(listening)) == ("server", listening)
+
 
 class TestReading:
     def test_a_whole_file(self, tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from reports.build import build
+from reports.content import _tiles
+from reports.slo import judge_objective, parse
+from reports.text import count_lines
 from tests.loadtest.hostile import HostileServer, Peer
 from tests.loadtest.test_event_stream import ANSWER
 from tests.loadtest.test_peers import Peer as Program
@@ -53,6 +56,10 @@ def test_a_run_against_openai_completions(fastapi_peer: Program, start_locust: C
     found = {finding["finding"] for finding in summary["validity"]["findings"]}
     assert ("stopped_by_closing" in found) == bool(summary["stop"]["by_closing"])
     assert summary["stop"]["overrun_tokens_mean"] is None or not stops
+    if summary["stop"]["by_closing"]:
+        assert "not measurable" in "\n".join(count_lines(summary))
+        assert judge_objective(parse("stop_p99=1s"), summary).reason.startswith("not measurable")
+        assert any(tile["value"] == "not measurable" for tile in _tiles(summary))
     assert not {"not_accounted", "closed_abnormal", "ghost_tokens"} & found
 
 

@@ -271,3 +271,29 @@ def test_a_prompt_is_needed_and_has_a_limit(serve: Any) -> None:
         assert asking.ask("POST", "/answers", b"")[0] == 400
     with Asking(serve("--max-text-bytes", "10")) as asking:
         assert asking.ask("POST", "/answers", b"12345678901")[0] == 400
+
+
+# -- completions -------------------------------------------------------------------------------------------------------
+
+
+def test_the_official_client_hears_an_answer(serve: Any) -> None:
+    openai = pytest.importorskip("openai", reason="the openai client is not installed")
+    server = serve()
+    messages = [{"role": "user", "content": "hello"}]
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0) as client:
+        ask = client.chat.completions.create
+        answer = ask(
+            model="m", messages=messages, stream=True, max_tokens=4, stream_options={"include_usage": True}, extra_query={"gap_ms": "1"}
+        )
+        chunks = list(answer)
+        content = [one.choices[0].delta.content for one in chunks if one.choices and one.choices[0].delta.content]
+        assert content == ["0", "1", "2", "3"]
+        assert [one.choices[0].finish_reason for one in chunks if one.choices][-1] == "length"
+        assert chunks[-1].usage.completion_tokens == 4
+        with pytest.raises(openai.BadRequestError, match="only streams"):
+            ask(model="m", messages=messages)
+        # Closing the stream stops the answer.
+        endless = ask(model="m", messages=messages, stream=True, extra_query={"gap_ms": "1", "tokens": "100000"})
+        next(iter(endless))
+        endless.close()
+    assert server.wait_for('streamgauge_answers_total{outcome="lost"}', 1)
