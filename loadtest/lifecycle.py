@@ -12,7 +12,7 @@ import gevent
 import locust.log
 from gevent.event import Event
 from locust.env import Environment
-from locust.runners import MasterRunner, WorkerRunner
+from locust.runners import STATE_SPAWNING, MasterRunner, WorkerRunner
 
 from .bookkeeping import Bookkeeping
 from .clock_offset import Offset
@@ -25,6 +25,7 @@ from .measurement import Measurement
 from .run_directory import RunDirectory, RunDirectoryError, write_text
 from .settings import Settings, SettingsError
 from .shapes import Shape
+from .starts import Starts
 from .worker import EXIT_DEGRADED, EXIT_USAGE, Worker
 
 logger = logging.getLogger("streamgauge")
@@ -64,6 +65,7 @@ class Lifecycle:
         events.quitting.add_listener(self._on_quitting)
         self.fleet: Fleet | None = None
         self.worker: Worker | None = None
+        self._starts = Starts(self._runner)
         if isinstance(self._runner, MasterRunner):
             self.fleet = self._follow_workers()
         elif isinstance(self._runner, WorkerRunner):
@@ -123,6 +125,15 @@ class Lifecycle:
                 self._active = True
         except (SettingsError, RunDirectoryError, OSError) as error:
             self._refuse(str(error))
+        except Exception as error:
+            logger.exception("the run could not begin")
+            self._refuse(f"the run could not begin: {error!r}", EXIT_BUG)
+        except gevent.GreenletExit:
+            logger.info("stopped before the run had begun: there is nothing of it")
+            self._drop()
+            raise
+        # Locust says so only with the first user, and passes over a stop that comes before.
+        self._runner.update_state(STATE_SPAWNING)
 
     def _begin_directory(self) -> None:
         self.exit_code = EXIT_DONE
@@ -154,18 +165,22 @@ class Lifecycle:
         if worker is not None:
             worker.ship(record, writer, where, self.measurement.describe())
 
-    def _refuse(self, sentence: str) -> NoReturn:
+    def _refuse(self, sentence: str, code: int = EXIT_USAGE) -> NoReturn:
         """The run cannot start: say why, leave nothing half made, stop what has begun."""
         logger.error(sentence)
-        self.exit_code = EXIT_USAGE
-        self._active = False
-        self._idle.set()
-        self.books.discard()
-        self.measurement.forget()
+        self.exit_code = code
+        self._drop()
         leave = self._headless or isinstance(self._runner, WorkerRunner)
         gevent.spawn_later(0, self._runner.quit if leave else self._runner.stop)
         # Ends the greenlet that was about to spawn users, without a word: Locust would go on after any other exception.
         raise gevent.GreenletExit
+
+    def _drop(self) -> None:
+        """Forget a run that has not begun."""
+        self._active = False
+        self._idle.set()
+        self.books.discard()
+        self.measurement.forget()
 
     # A run goes on.
 
@@ -180,7 +195,7 @@ class Lifecycle:
             logger.warning("worker %s sent a report that cannot be read: %r; the live figures lack it", client_id, error)
 
     def _on_spawned(self, user_count: int, **_: Any) -> None:
-        if not self._keeps_directory or self.books.directory is None or not self._active:
+        if not self._keeps_directory or self.books.directory is None or not self._active or self._draining:
             return
         self.books.users_stable(user_count)
         if begin := self.books.begin_arrivals(_LOCAL_LEAD_NS if self._has_users else _WORKERS_LEAD_NS):
@@ -222,7 +237,7 @@ class Lifecycle:
         if self.fleet is not None:
             self.fleet.stopping()
         if self._ladder is not None and self._ladder is not gevent.getcurrent():
-            self._ladder.kill(block=False)
+            self._ladder.kill()
         self._ladder = None
         self.measurement.stop_starting()
         self.measurement.let_end()
@@ -251,10 +266,11 @@ class Lifecycle:
             # A terminal's Ctrl-C went to the master too, and it is the master's to end the run; unless it is gone.
             gevent.spawn_later(_MASTER_ANSWERS_S, self._leave_without_master)
             return False
-        if self._draining:
+        ending = self._draining or self._starts.is_stopping
+        if ending:
             logger.info("cutting the conversations in flight")
             self._runner.user_greenlets.kill(block=False)
-        return not self._draining
+        return not ending
 
     def _leave_without_master(self) -> None:
         if not self._draining and not self._idle.is_set():

@@ -178,14 +178,16 @@ class ConversationUser(User):
 
     def _enter_wait(self) -> None:
         # As Locust's own wait does: a user that waits may be ended at once, one that converses is let finish.
-        if self._state == LOCUST_STATE_STOPPING:
-            raise StopUser
+        self._heed_stop()
         self._state = LOCUST_STATE_WAITING
 
     def _leave_wait(self) -> None:
+        self._heed_stop()
+        self._state = LOCUST_STATE_RUNNING
+
+    def _heed_stop(self) -> None:
         if self._state == LOCUST_STATE_STOPPING or self.run_in_progress.engine.stopping.is_set():
             raise StopUser
-        self._state = LOCUST_STATE_RUNNING
 
     def on_stop(self) -> None:
         """Close in good order."""

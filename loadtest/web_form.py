@@ -21,7 +21,7 @@ import gevent
 from flask import Response, jsonify, request
 from jinja2.utils import htmlsafe_json_dumps
 from locust.env import Environment
-from locust.runners import STATE_RUNNING, STATE_SPAWNING
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner
 from werkzeug.datastructures import ImmutableMultiDict
 
 from .adapter import AdapterError, load_adapter, make_adapter
@@ -128,6 +128,11 @@ class Form:
         runner = self._environment.runner
         running = runner is not None and runner.state in (STATE_RUNNING, STATE_SPAWNING)
         if not running:
+            if isinstance(runner, MasterRunner) and not runner.clients.ready:
+                raise FormError(
+                    "expected a worker that is ready, and there is none; start one with --worker --master-host and this master's address, "
+                    "or try again in a moment: those of the run before are ready when their stop timeout is over"
+                )
             self._lay_scenario_over(form)
         self._check_classes(form)
         options = self._read_options(form)

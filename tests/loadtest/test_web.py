@@ -38,8 +38,8 @@ def page(start_locust: Callable[..., Any], server: Any, tmp_path_factory: pytest
 @pytest.fixture
 def idle(page: WebPage) -> Iterator[WebPage]:
     yield page
-    # Asked again: a test may end while users are still being spawned, and Locust goes on spawning after a stop that comes in between.
-    wait_until(lambda: page.post("/stop") and page.data()["phase"] in ("ready", "ended"), "the end", page.run, timeout_s=60)
+    page.post("/stop")
+    wait_until(lambda: page.data()["phase"] in ("ready", "ended"), "the end", page.run)
 
 
 def template_arguments(text: str) -> dict[str, Any]:
