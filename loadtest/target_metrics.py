@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import math
+import socket
 import ssl
 import time
 
 import gevent
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.uri import WebSocketURI
+
+from .parting import PATIENCE_S
 
 _TIMEOUT_S = 2.0
 _SETTLE_S = 2.0
@@ -45,10 +49,14 @@ def _read(uri: WebSocketURI, tls: ssl.SSLContext | None) -> dict[str, float] | N
         if uri.secure
         else http.client.HTTPConnection(uri.host, uri.port, timeout=_TIMEOUT_S)
     )
+    kept: socket.socket | None = None
     try:
-        connection.request("GET", "/metrics")
+        connection.request("GET", "/metrics", headers={"Connection": "close"})
+        kept = socket.fromfd(connection.sock.fileno(), connection.sock.family, socket.SOCK_STREAM)
         response = connection.getresponse()
         text = response.read(_LARGEST_BYTES).decode()
+        if response.will_close and response.isclosed():
+            _await_end(kept)
         if response.status != http.HTTPStatus.OK or "streamgauge_connections_open" not in text:
             return None
         samples = {}
@@ -63,6 +71,16 @@ def _read(uri: WebSocketURI, tls: ssl.SSLContext | None) -> dict[str, float] | N
         return None
     finally:
         connection.close()
+        if kept is not None:
+            kept.close()
+
+
+def _await_end(sock: socket.socket) -> None:
+    """Wait a moment for the target to close first: the side that does keeps the port for a minute (see ``parting.py``)."""
+    sock.settimeout(PATIENCE_S)
+    with contextlib.suppress(OSError):
+        while sock.recv(4096):
+            pass
 
 
 def read_settled_metrics(uri: WebSocketURI, tls: ssl.SSLContext | None) -> dict[str, float] | None:
