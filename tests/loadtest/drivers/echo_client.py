@@ -1,5 +1,6 @@
 """The engine's connections with one thing changed: what arrives is sent back. `echo_client.py URL [--compression]` works through the
-cases of a fuzzing server: as many as it says there are, then it asks for the report."""
+cases of a fuzzing server: as many as it says there are, then it asks for the report. An echo may wait for the peer as long as it is: how
+much of it the kernel takes at once must not decide a case."""
 
 from gevent import monkey
 
@@ -11,6 +12,7 @@ import time
 
 from websockets.uri import parse_uri
 
+from loadtest import outbox
 from loadtest.clock import Clock
 from loadtest.engine import Engine
 from loadtest.frames import frame_of
@@ -18,6 +20,9 @@ from loadtest.opening import ConnectError, Target
 from loadtest.recorder import Recorder
 from loadtest.stream import Stream
 from loadtest.typewriter import Typewriter
+
+LONGEST_BYTES = 17 << 20
+outbox.LIMIT_BYTES = LONGEST_BYTES
 
 
 class Sink:
@@ -36,7 +41,7 @@ class Echo(Stream):
 
 
 def visit(engine, url, compression, silent):
-    target = Target(uri=parse_uri(url), compression=compression, max_message_bytes=17 << 20)
+    target = Target(uri=parse_uri(url), compression=compression, max_message_bytes=LONGEST_BYTES)
     stream = Echo(engine, target, Typewriter({"window": 0}))
     stream.heard, stream.silent = [], silent
     stream.open()
