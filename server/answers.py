@@ -81,9 +81,9 @@ class Answers:
     """One connection's answers, one after the other. `connection` is its number; `row` are the process's counters."""
 
     __slots__ = (
-        "_ack_timer", "_asked", "_busy_ns", "_clock", "_connection", "_conversation", "_delay_s", "_delayed", "_due_s", "_held", "_hold_s",
-        "_name", "_next", "_number", "_plan", "_progress_s", "_prompt", "_row", "_say", "_settings", "_source", "_start_s", "_text",
-        "_timer", "_tokens", "_wait_s", "_waiting", "_wire", "role",
+        "_ack_timer", "_asked", "_block_s", "_busy_ns", "_clock", "_connection", "_conversation", "_delay_s", "_delayed", "_due_s", "_held",
+        "_hold_s", "_name", "_next", "_number", "_plan", "_progress_s", "_prompt", "_row", "_say", "_settings", "_source", "_start_s",
+        "_text", "_timer", "_tokens", "_wait_s", "_waiting", "_wire", "role",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +100,7 @@ class Answers:
         self._conversation = -1
         self._say: Callable[[int], str] | None = None
         self._busy_ns = plan.cpu_us * 1000
+        self._block_s = plan.block_ms / 1000
         self._delay_s = plan.delay_ms / 1000
         self._asked: int | None = None  # tokens, by the prompt itself
         self._hold_s = plan.stall_ms / 1000 if plan.stall_mode == "hold" else 0.0
@@ -265,7 +266,8 @@ class Answers:
         self._timer = None
         self._held = False
         role, wire, clock, plan = self.role, self._wire, self._clock, self._plan
-        left = 1 if self._busy_ns else BURST
+        holds_up = self._busy_ns or self._block_s
+        left = 1 if holds_up else BURST
         now_s = clock.time()
         while True:
             if self._due_s > now_s:
@@ -288,13 +290,15 @@ class Answers:
                 return
             if self._busy_ns:
                 _burn(self._busy_ns)
+            if self._block_s:
+                time.sleep(self._block_s)
             if self._text:  # R10: an empty token is skipped
                 role.token_ready()
                 self._send(plan, self._text)
                 left -= 1
             if not self._next_token():
                 return
-            if self._busy_ns or self._due_s > now_s:
+            if holds_up or self._due_s > now_s:
                 now_s = clock.time()
 
     def _make_text(self) -> bool:

@@ -114,6 +114,9 @@ class Plan:
     )
     delay_ms: float = _number(0.0, "ms", 60_000.0, "idle work on each token, begun when it is due and the window is open")
     cpu_us: int = _integer(0, "us", 10_000, "busy work on each token: processor time that every connection has to wait for")
+    block_ms: float = _number(
+        0.0, "ms", 0.0, "sleep on each token that holds the whole process up, as a handler does that never gives way to the others"
+    )
     fail_at: int = _integer(0, "tokens", 100_000, "the source fails instead of giving the k-th token; 0 means never")
     text: str = _choice(TEXTS, "what tokens say; `awkward` has in-band words, markup and many scripts, `file` the words of `--text-file`")
     token_bytes: int = _integer(0, "bytes", 16_384, "tokens are filled up to at least this size; 0 leaves them as they are")

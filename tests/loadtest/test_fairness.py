@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from loadtest.fairness import LENGTHS_S, Shares, jain
+from reports.findings import UNSERVED
+from reports.load import load_run
+from reports.quality_charts import chart_fairness
+from reports.summary import summarise
 
 Sums = dict[tuple[int, int], list[int]]
 
@@ -97,3 +103,29 @@ def test_served_are_those_that_got_a_token() -> None:
 def test_jains_index() -> None:
     assert jain([4, 4, 3, 0, 5], [40, 40, 9, 0, 0], [400, 1600, 33, 0, 0])[:3] == pytest.approx([1, 0.25, 81 / 99])
     assert np.isnan(jain([0, 5], [0, 0], [0, 0])).all()
+
+
+# A server with a handler that blocks, and the same one without.
+
+
+def test_a_handler_that_blocks_shows_in_the_figures_and_in_the_chart(serve: Callable[..., Any], start_locust: Callable[..., Any]) -> None:
+    users, options = 30, ("--tokens", "1000", "--gap-ms", "100")
+    # A token holds everybody up for 100 ms: ten a second are left for thirty users who should get ten each.
+    servers = {"blocking": serve("--block-ms", "100"), "sound": serve()}
+    load = ("-u", str(users), "--spawn-rate", str(users), "-t", "5s", "--warm-up", "1", "--stop-timeout", "1", *options)
+    runs = {name: start_locust("-H", server.url, *load) for name, server in servers.items()}
+    assert {name: run.wait() for name, run in runs.items()} == {"blocking": 0, "sound": 0}
+    served, drawn, found = {}, {}, {}
+    for name, run in runs.items():
+        summary = summarise(run.path)
+        served[name] = summary["served"]
+        found[name] = {finding["finding"] for finding in summary["validity"]["findings"]}
+        figure = chart_fairness(load_run(run.path), summary)
+        assert figure is not None
+        # The first curve is the share that got a token.
+        curve = figure.axes[0].patches[0].get_data().values  # type: ignore[attr-defined]
+        drawn[name] = float(np.nanmean(curve))
+    assert served["sound"]["lowest"] == drawn["sound"] == 1.0
+    assert served["blocking"]["mean"] < UNSERVED
+    assert drawn["blocking"] < UNSERVED
+    assert ("unserved" in found["blocking"], "unserved" in found["sound"]) == (True, False)

@@ -481,6 +481,16 @@ def test_busy_work_takes_processor_time() -> None:
     assert time.thread_time_ns() - before_ns >= 5 * 3_000_000
 
 
+def test_a_handler_that_blocks_holds_the_process_up_on_each_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    j = Joined(ack=True, tokens=5, gap_ms=0, block_ms=50)
+    slept: list[float] = []
+    monkeypatch.setattr("server.answers.time.sleep", slept.append)
+    j.say("p")
+    j.run(1)
+    assert j.wire.texts[-1] == END
+    assert slept == [0.05] * 5
+
+
 def test_traced_tokens_say_who_they_are_and_stand_in_the_history(tmp_path: Path) -> None:
     j = Joined(ack=True, tokens=2, trace="run", token_bytes=60, history=tmp_path / "h")
     for _ in range(2):
