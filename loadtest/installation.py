@@ -13,6 +13,8 @@ import gevent
 import locust.runners
 import psutil
 from locust.env import Environment
+from locust.exception import RPCError
+from locust.rpc import rpc as zmqrpc
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 from locust.web import WebUI
 
@@ -39,6 +41,32 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _end_children() -> None:
+    """End what ``--processes`` forked: Locust forgets those that have not reached the master yet, and they would try to for minutes."""
+    for worker in psutil.Process().children():
+        worker.terminate()
+
+
+def say_when_port_is_taken() -> None:
+    """Have a master that cannot listen end with a sentence and exit code 2; Locust's own is 1."""
+    plain: Any = zmqrpc.Server
+
+    def listen(host: str, port: int) -> Any:
+        # Those that follow replace a broken one in mid-run, where Locust tries again.
+        zmqrpc.Server = plain  # type: ignore[misc]
+        try:
+            return plain(host, port)
+        except RPCError as error:
+            sys.stderr.write(
+                f"streamgauge: expected an address for the master to listen on, but {host}:{port} cannot be had ({error}); is another "
+                "master running? End it, or choose another --master-bind-port, and --master-port for its workers\n"
+            )
+            _end_children()
+            sys.exit(EXIT_USAGE)
+
+    zmqrpc.Server = listen  # type: ignore[misc, assignment]
 
 
 def choose_by_options(environment: Environment, web_ui: WebUI) -> None:
@@ -94,9 +122,7 @@ def install(events: Any) -> None:
             except SettingsError as error:
                 sys.stderr.write(f"streamgauge: {error}\n")
                 if options.processes:
-                    # Locust forgets those that have not reached the master yet, and they would try to for minutes.
-                    for worker in psutil.Process().children():
-                        worker.terminate()
+                    _end_children()
                 sys.exit(EXIT_USAGE)
             if settings.steps and settings.shape == "none":
                 options.num_users = settings.steps[0].users
@@ -128,5 +154,6 @@ def install(events: Any) -> None:
         inspect.stack()
         gevent.get_hub().loop.update_now()
 
+    say_when_port_is_taken()
     events.init_command_line_parser.add_listener(on_parser)
     events.init.add_listener(on_init)
