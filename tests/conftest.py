@@ -19,6 +19,7 @@ import pytest
 from hypothesis import settings
 
 from tests.browser import CHROMIUM, FLAGS
+from tests.mortal import mortal
 
 # A slow moment of a busy machine is no failure.
 settings.register_profile("streamgauge", deadline=None)
@@ -37,7 +38,7 @@ class RunningServer:
     def __init__(self, *options: str, port: int = 0, environment: dict[str, str] | None = None, module: str = "server") -> None:
         self.log_file = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, "--port", str(port), *options],
+            mortal([sys.executable, "-m", module, "--port", str(port), *options]),
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
             stdout=subprocess.PIPE,

@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.mortal import mortal
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text(encoding="utf-8"))
@@ -164,7 +166,7 @@ class Running:
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                mortal(words), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", "STREAMGAUGE_CHANNEL_KEY": "a word"},
             )  # fmt: skip
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.run_directory import RunDirectory
+from tests.mortal import mortal
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 30.0
@@ -46,7 +47,7 @@ class LocustRun:
             command = [sys.executable, "-c", limit, *command]
         # A process group of its own: Ctrl-C is sent to all of it, as a terminal does.
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
+            mortal(command), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
         )
 
     @property
@@ -127,6 +128,25 @@ def server_counts(run: LocustRun) -> dict[str, float]:
     server = run.metadata["server"]
     assert server["scraped"]
     return {name: value - server["first"].get(name, 0) for name, value in server["last"].items()}
+
+
+def check_stops(run: LocustRun, rows: list[dict[str, Any]]) -> None:
+    """Our stops and the server's are the same ones, those included that crossed the end of an answer.
+
+    A stop that finds no answer is stale to the server. It had crossed the end before it was sent (``stop_crossed``: the end lay in our
+    kernel, and we call the conversation completed), or on its way (the end came after it: nothing tells us that it was not the reason, and
+    we call the conversation stopped). Everything is counted on both sides, so both kinds are known.
+    """
+    counted = server_counts(run)
+    taken, stale = counted["streamgauge_stops_total"], counted["streamgauge_stale_stops_total"]
+    sent = sum(row["stop_sent_at_ns"] is not None for row in rows)
+    crossed_before = sum(row["stop_crossed"] for row in rows)
+    crossed_on_its_way = stale - crossed_before
+    assert taken + stale == sent
+    assert crossed_on_its_way >= 0
+    assert sum(row["outcome"] == "stopped" for row in rows) == taken + crossed_on_its_way
+    assert counted['streamgauge_answers_total{outcome="stopped"}'] == taken
+    assert counted['streamgauge_answers_total{outcome="completed"}'] == len(rows) - taken
 
 
 def assert_plain(log: str) -> None:

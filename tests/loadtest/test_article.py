@@ -19,6 +19,7 @@ from loadtest.conformance import examine_server
 from loadtest.examination import VIOLATED
 from loadtest.examinee import Subject
 from reports.build import build
+from tests.mortal import mortal
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = Path(os.environ.get("STREAMGAUGE_ARTICLE") or ROOT.parent / "shared" / "seed" / "main.py")
@@ -49,7 +50,7 @@ def article() -> Iterator[Callable[[float], str]]:
 
     def start(second_s: float) -> str:
         command = [sys.executable, "-c", ON_A_FASTER_CLOCK, str(FILE), str(second_s)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=FILE.parent)
+        process = subprocess.Popen(mortal(command), stdout=subprocess.PIPE, text=True, cwd=FILE.parent)
         running.append(process)
         assert process.stdout is not None
         return f"ws://127.0.0.1:{process.stdout.readline().split()[-1]}/ws"

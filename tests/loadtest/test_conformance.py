@@ -17,6 +17,7 @@ from loadtest.conformance import as_dict, examine_server, exit_code, main
 from loadtest.dialogues import CHECKS
 from loadtest.examination import HOLDS, NOT_CHECKED, VIOLATED, Finding, examine
 from loadtest.examinee import Subject, acquaint
+from tests.mortal import mortal
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_PROCESS = ("R15", "others")
@@ -32,7 +33,7 @@ class Broken:
 
     def __init__(self, whole: str = "") -> None:
         command = [sys.executable, str(Path(__file__).parent / "drivers" / "broken_server.py"), *([whole] if whole else [])]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        self.process = subprocess.Popen(mortal(command), stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline().split()[-1])
 

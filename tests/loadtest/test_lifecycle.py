@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.loadtest.hostile import HostileServer, Peer, after_prompt, respond
-from tests.loadtest.locust_run import LocustRun, assert_plain, server_counts, wait_until
+from tests.loadtest.locust_run import LocustRun, assert_plain, check_stops, server_counts, wait_until
 
 QUICK = ("--spawn-rate", "100", "--warm-up", "0")
 Start = Callable[..., LocustRun]
@@ -41,7 +41,12 @@ def refusals(start_locust: Start, serve: Callable[..., Any], tmp_path_factory: p
     folder = tmp_path_factory.mktemp("refusals")
     (folder / "prompts.txt").write_bytes(b"good\n\xff\n")
     (folder / "file").touch()
-    with HostileServer(raw=respond(b"HTTP/1.1 404 Not Found\r\n\r\n")) as missing, HostileServer(raw=respond(b"SSH-2.0\r\n")) as garbage:
+    with (
+        HostileServer(raw=respond(b"HTTP/1.1 404 Not Found\r\n\r\n")) as missing,
+        HostileServer(raw=respond(b"SSH-2.0\r\n")) as garbage,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
+        taken = str(listener.getsockname()[1])
         server = serve().url
         options: dict[str, tuple[str, ...]] = {
             "no_host": (),
@@ -53,6 +58,7 @@ def refusals(start_locust: Start, serve: Callable[..., Any], tmp_path_factory: p
             "no_such_host": ("-H", "ws://a..b/ws"),
             "dead_for_workers": ("-H", f"ws://127.0.0.1:{free_port()}/ws", *workers(2)),
             "bad_option_for_workers": ("-H", server, "--rate", "0", *workers(2)),
+            "master_port_taken": ("-H", server, "--master", "--master-bind-port", taken),
             "folder_is_a_file": ("-H", server, "--run-dir", str(folder / "file" / "run")),
         }
         started: dict[str, LocustRun] = {}
@@ -75,6 +81,7 @@ def refusals(start_locust: Start, serve: Callable[..., Any], tmp_path_factory: p
         ("dead", "got refused"), ("not_found", "got handshake_status (HTTP 404 Not Found)"),
         ("garbage", "got handshake_invalid"), ("no_such_host", "got dns_error"), ("dead_for_workers", "got refused"),
         ("bad_option_for_workers", "--rate above 0, got 0"), ("folder_is_a_file", "cannot write the run directory"),
+        ("master_port_taken", "choose another --master-bind-port"),
     ],
 )  # fmt: skip
 def test_what_cannot_run_is_refused_in_a_sentence(refusals: dict[str, LocustRun], name: str, sentence: str) -> None:
@@ -123,12 +130,12 @@ def ends(start_locust: Start, serve: Callable[..., Any]) -> dict[str, LocustRun]
     for run in runs.values():
         run.wait()
     more = {
-        "twice": start_locust(*QUICK, "-H", other, "-u", "3", "-t", "120s", *answering, "--stop-timeout", "100"),
+        "twice": start_locust(*QUICK, "-H", other, "-u", "3", "-t", "120s", *answering, "--stop-timeout", "100", "--record-tokens"),
         "cut": start_locust(*QUICK, "-H", other, "-u", "3", "-t", "3s", *answering, "--stop-timeout", "1"),
         "full": start_locust(*QUICK, "-H", other, "-u", "4", "-t", "120s", *paced, files_bytes=60_000),
         "workers_sigint": start_locust(*QUICK, "-H", other, "-u", "4", "-t", "120s", *paced, *workers(2)),
     }
-    streaming = lambda: more["twice"].has_rows("intervals") and more["twice"].total("tokens") >= 3  # noqa: E731
+    streaming = lambda: more["twice"].has_rows("tokens") and len({row["conversation"] for row in more["twice"].rows("tokens")}) == 3  # noqa: E731
     wait_until(streaming, "tokens of three users", more["twice"])
     more["twice"].interrupt()
     wait_until(lambda: "draining" in more["twice"].log, "the drain", more["twice"])
@@ -152,7 +159,7 @@ def test_workers_lose_nothing(ends: dict[str, LocustRun]) -> None:
     counted = server_counts(run)
     assert counted["streamgauge_prompts_total"] == len(rows)
     assert counted["streamgauge_tokens_total"] == sum(row["tokens"] for row in rows)
-    assert counted["streamgauge_stops_total"] == sum(row["outcome"] == "stopped" for row in rows)
+    check_stops(run, rows)
     assert_plain(run.log)
 
 

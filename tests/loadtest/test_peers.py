@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.loadtest.test_event_stream import drive
+from tests.mortal import mortal
 
 PEERS = Path(__file__).parent / "peers"
 WORDS = 10
@@ -29,7 +30,7 @@ class Peer:
     """A server as a process; `port` is where it listens."""
 
     def __init__(self, *command: str) -> None:
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+        self.process = subprocess.Popen(mortal(command), stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert "listening on" in line, line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,24 @@ def test_our_own_packages_are_found_from_anywhere(tmp_path: object, monkeypatch:
     monkeypatch.chdir(str(tmp_path))
     command, where = own_command(sys.executable, "benchmarks", "list", "--json")
     assert '"smoke"' in read_output(command, 60, where)
+
+
+_BESIDE_FORKS = """
+from gevent import monkey
+monkey.patch_all()
+import gevent, os, sys
+from loadtest.programs import read_output
+for delay in range(4):
+    if not gevent.fork():
+        os.execv("/bin/sleep", ["sleep", f"0.{delay}"])
+reading = [gevent.spawn(read_output, ["/bin/echo", str(number)], 30) for number in range(20)]
+print([int(one.get()) for one in reading] == list(range(20)))
+"""
+
+
+def test_a_master_whose_workers_end_meanwhile_reads_what_programs_say() -> None:
+    """Once gevent has forked, its loop takes the status of every child that ends."""
+    assert read_output(python(_BESIDE_FORKS), 60, {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}) == "True\n"
 
 
 def test_a_status_that_somebody_else_has_taken_is_known_all_the_same() -> None:

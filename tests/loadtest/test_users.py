@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.loadtest.hostile import HostileServer, Peer, text
-from tests.loadtest.locust_run import LocustRun, assert_plain, server_counts, wait_until
+from tests.loadtest.locust_run import LocustRun, assert_plain, check_stops, server_counts, wait_until
 
 MS = 1_000_000
 QUICK = ("--spawn-rate", "100", "--warm-up", "0")
@@ -74,9 +74,7 @@ def test_the_server_counted_the_same(runs: dict[str, LocustRun], name: str) -> N
     assert counted["streamgauge_prompts_total"] == len(rows)
     assert counted["streamgauge_connections_accepted_total"] == len(run.rows("connections"))
     assert counted["streamgauge_tokens_total"] == sum(row["tokens"] for row in rows)
-    stopped = sum(row["outcome"] == "stopped" for row in rows)
-    assert counted['streamgauge_answers_total{outcome="stopped"}'] == counted["streamgauge_stops_total"] == stopped
-    assert counted['streamgauge_answers_total{outcome="completed"}'] == len(rows) - stopped
+    check_stops(run, rows)
     assert counted["streamgauge_acks_total"] + counted["streamgauge_stale_acks_total"] == run.total("acks_sent")
 
 

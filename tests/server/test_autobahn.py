@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.mortal import mortal
+
 kosoku = pytest.importorskip("kosoku")
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +33,7 @@ def echo_server(*options: str) -> Iterator[str]:
     driver = Path(__file__).with_name("drivers") / "echo_server.py"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        [sys.executable, str(driver), *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True
+        mortal([sys.executable, str(driver), *options]), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True
     ) as process:
         try:
             assert process.stdout is not None

@@ -22,6 +22,7 @@ from websockets.sync.client import connect as connect_in_time
 
 from server.app import Settings
 from server.protocol import ACK, END, STOP
+from tests.mortal import mortal
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = (ROOT / "deploy/nginx.conf").read_text(encoding="utf-8")
@@ -77,7 +78,7 @@ class Nginx:
         (folder / "nginx.conf").write_text(told, encoding="utf-8")
         assert NGINX is not None
         self.process = subprocess.Popen(
-            [NGINX, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")],
+            mortal([NGINX, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]),
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         deadline, pause = time.monotonic() + PATIENCE_S, threading.Event()
