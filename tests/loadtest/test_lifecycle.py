@@ -127,8 +127,6 @@ def ends(start_locust: Start, serve: Callable[..., Any]) -> dict[str, LocustRun]
     runs["sigint"].interrupt()
     wait_until(runs["sigterm"].has_rows, "conversations on disk", runs["sigterm"])
     runs["sigterm"].interrupt(signal.SIGTERM)
-    for run in runs.values():
-        run.wait()
     more = {
         "twice": start_locust(*QUICK, "-H", other, "-u", "3", "-t", "120s", *answering, "--stop-timeout", "100", "--record-tokens"),
         "cut": start_locust(*QUICK, "-H", other, "-u", "3", "-t", "3s", *answering, "--stop-timeout", "1"),
@@ -142,9 +140,10 @@ def ends(start_locust: Start, serve: Callable[..., Any]) -> dict[str, LocustRun]
     more["twice"].interrupt()
     wait_until(more["workers_sigint"].has_rows, "conversations on disk", more["workers_sigint"])
     more["workers_sigint"].interrupt()
-    for run in more.values():
+    runs |= more
+    for run in runs.values():
         run.wait()
-    return runs | more
+    return runs
 
 
 def test_workers_lose_nothing(ends: dict[str, LocustRun]) -> None:

@@ -47,7 +47,7 @@ def run_cases(url: str, cases: Sequence[str] | None, without: Sequence[str]) -> 
 
     async def run() -> list[Any]:
         try:
-            return list(await kosoku.run_fuzzingclient(url, cases=cases, exclude_cases=without, concurrency=2))
+            return list(await kosoku.run_fuzzingclient(url, cases=cases, exclude_cases=without, concurrency=4))
         except kosoku.FailureError as failures:
             return list(failures.results)
 
