@@ -208,8 +208,9 @@ def write_page_text(rows: Sequence[Row], seconds: int, machine: dict[str, Any]) 
         "", "What is not quite real: nobody sets the clock of a machine that others use, so that for `clock` a locustfile",
         "(`benchmarks/set_clock.py`) gives the generator another wall clock, and other stamps, after a time. For `accounting` and",
         "`clamped` copies of a healthy run are changed: no fault is known that unbalances the books and leaves the rest of the record",
-        "whole, or that brings the recorder a value beyond its range. In `receive_lag` and `generator_cpu` the fault goes before the",
-        "other programs of the machine where that is allowed (to root).", "",
+        "whole, or that brings the recorder a value beyond its range. For `thresholds` the copies are whole: the report is asked for",
+        "more than they hold. In `receive_lag` and `generator_cpu` the fault goes before the other programs of the machine where that",
+        "is allowed (to root).", "",
     ]  # fmt: skip
     return "\n".join(lines)
 

@@ -35,7 +35,8 @@ def runs(serve: Callable[..., Any], start_locust: Start) -> dict[str, LocustRun]
         ),
         "unacknowledged": ("-H", serve().url, "-u", "3", "-t", "2s", "--tokens", "20", "--gap-ms", "2", "--window", "0"),
         "eight": ("-H", serve().url, "-u", "3", "-t", "2s", "--tokens", "20", "--gap-ms", "2", "--window", "8", "--fresh-masks"),
-        "even": ("-H", serve().url, "-u", "8", "-t", "2s", "--tokens", "3", "--gap-ms", "5", "--loop", "open", "--rate", "20"),
+        # One in 64 ms: none is due at a whole second, at which the run ends.
+        "even": ("-H", serve().url, "-u", "8", "-t", "2s", "--tokens", "3", "--gap-ms", "5", "--loop", "open", "--rate", "15.625"),
         "late": ("-H", shared.url, "-u", "1", "-t", "2s", "--tokens", "5", "--gap-ms", "50", "--loop", "open", "--rate", "20"),
         "drop": (
             "-H", shared.url, "-u", "1", "-t", "2s", "--tokens", "5", "--gap-ms", "50", "--loop", "open", "--rate", "20",
@@ -133,7 +134,7 @@ def test_an_open_loop_is_due_at_even_instants(runs: dict[str, LocustRun]) -> Non
     run = runs["even"]
     rows = sorted(run.rows("conversations"), key=lambda row: row["due_at_ns"])
     gaps = {after["due_at_ns"] - before["due_at_ns"] for before, after in pairwise(rows)}
-    assert gaps == {50 * MS}
+    assert gaps == {64 * MS}
     assert run.total("arrivals_due") == len(rows)
     assert run.total("arrivals_dropped") == 0
     for row in rows:
