@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import reliability
@@ -16,34 +13,15 @@ from benchmarks.mishaps import MISHAPS, Harm, Mishap
 from benchmarks.namespaces import unavailable
 from benchmarks.reliability import Case, summarise, try_all, write_section
 
-PARALLEL = 7
-"""Most of a mishap is waiting: for the run's end, for a silence to be long enough."""
-TAMPERED = replace(next(mishap for mishap in MISHAPS if mishap.name == "none"), name="tampered")
-
-
-def lose_rows(original: Callable[[Path, Path], Any]) -> Callable[[Path, Path], Any]:
-    """The books of a run, made after a tenth of its rows has gone where the run is the tampered one."""
-
-    def account(run: Path, history: Path) -> Any:
-        if any(part.startswith(TAMPERED.name) for part in run.parts):
-            for name in ("conversations", "tokens"):
-                table = pq.read_table(run / f"{name}.parquet")
-                pq.write_table(table.slice(0, table.num_rows - table.num_rows // 10), run / f"{name}.parquet")
-        return original(run, history)
-
-    return account
+PARALLEL = 4
 
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     why = unavailable()
-    mishaps = [TAMPERED, *(mishap for mishap in MISHAPS if why is None or not mishap.hosts)]
-    # The longest first, so that nothing is left to run alone.
-    mishaps.sort(key=lambda mishap: -mishap.seconds)
+    mishaps = [mishap for mishap in MISHAPS if why is None or not mishap.hosts]
     said: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reliability, "account", lose_rows(reliability.account))
-        found = try_all(mishaps, 1, 0, tmp_path_factory.mktemp("faults"), PARALLEL, said.append)
+    found = try_all(mishaps, 1, 0, tmp_path_factory.mktemp("faults"), PARALLEL, said.append)
     assert len(said) == len(mishaps)
     return {case.mishap: case for case in found}
 
@@ -59,9 +37,21 @@ def test_no_run_is_silently_wrong(cases: dict[str, Case], mishap: Mishap) -> Non
     assert case.sent > 100 or not mishap.directory
 
 
-def test_a_tampered_record_is_seen(cases: dict[str, Case]) -> None:
+def test_a_tampered_record_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge itself: a run that says it is complete, and whose record lacks conversations."""
-    case = cases[TAMPERED.name]
+    whole = next(mishap for mishap in MISHAPS if mishap.name == "none")
+    original = reliability.account
+
+    def short(run: Path, history: Path) -> Any:
+        import pyarrow.parquet as pq
+
+        for name in ("conversations", "tokens"):
+            table = pq.read_table(run / f"{name}.parquet")
+            pq.write_table(table.slice(0, table.num_rows - table.num_rows // 10), run / f"{name}.parquet")
+        return original(run, history)
+
+    monkeypatch.setattr(reliability, "account", short)
+    (case,) = try_all([whole], 1, 0, tmp_path, 1, lambda line: None)
     assert case.silent
     assert any("differ" in sentence for sentence in case.wrong)
 
