@@ -154,7 +154,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="four rungs, 2 s each, the ceiling once: in 5 minutes instead of 12, and rougher")
     add("--users", type=_counts, metavar="N,N", help=f"conversations at once, the ladder's rungs (default: {','.join(map(str, LADDER))})")
     add("--step-s", type=_whole, metavar="S", help="measured at each rung (default: 4)")
-    add("--slo", type=_objectives, default=_objectives(OBJECTIVES), metavar="SLO,SLO", help=f"that hold at a rung (default: {OBJECTIVES})")
+    add(
+        "--slo",
+        type=_objectives,
+        default=_objectives(OBJECTIVES),
+        metavar="SLO,SLO",
+        help=f"that hold at a rung (default: {OBJECTIVES.replace('%', '%%')})",
+    )
     add("--tokens", type=_whole, default=25, metavar="N", help="of an answer on the ladder (default: 25)")
     add("--gap-ms", type=float, default=20.0, metavar="MS", help="between them, and before the first (default: 20)")
     add("--ceiling-users", type=_whole, default=64, metavar="N", help="at the ceiling, unpaced, every token acknowledged (default: 64)")
