@@ -4,7 +4,8 @@ A level is a whole number of steps (users, or tenths of a conversation a second)
 confidence, missed with confidence, neither (its intervals span a bound), or that the run cannot be believed.
 
 - A level *holds* when more of its probes met than missed; it *fails* when more missed. A tie is probed again, longer, up to
-  ``Limits.attempts`` times; what is a tie even then fails: capacity is claimed only where it was shown.
+  ``Limits.attempts`` times; what is a tie even then fails, and so does what was met once and never again in so many: capacity is claimed
+  only where it was shown.
 - A level whose run was invalid is probed once more; invalid twice, it cannot be judged on this machine: not the server's answer, but
   an upper end for the search.
 - Doubling from the start until a level fails, or halving until one holds; then bisection between the highest level that holds below the
@@ -69,7 +70,7 @@ class Limits:
     lowest: int = 1
     highest: int = 1 << 40
     within: float = 0.05
-    attempts: int = 5
+    attempts: int = 3
     probes: int = 40
 
     def __post_init__(self) -> None:
@@ -113,7 +114,8 @@ def standing(level: int, probes: Sequence[Probe], attempts: int) -> Standing:
         return Standing.UNJUDGED if len(answers) >= BOTH_ENDS else Standing.OPEN
     met, missed = valid.count(Answer.MET), valid.count(Answer.MISSED)
     if met > missed:
-        return Standing.HOLDS
+        # Met once, and neither in all that came after: the level is at the bound itself, and one below is the better answer.
+        return Standing.HOLDS if met >= BOTH_ENDS or len(valid) < max(attempts, BOTH_ENDS) else Standing.FAILS
     if missed > met or len(valid) >= attempts:
         return Standing.FAILS
     # A level that once gave a judgement, and then only invalid runs, is not asked for ever.

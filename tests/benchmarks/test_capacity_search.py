@@ -194,3 +194,21 @@ def test_out_of_probes_is_unfinished_with_what_is_known() -> None:
 def test_limits_that_contradict_each_other_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected"):
         Limits(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_level_at_the_bound_itself_is_left_for_one_below() -> None:
+    """Met once and never again: neither claimed nor asked for again and again; the answer is the next level that is shown twice."""
+
+    def server(level: int, before: int) -> Answer:
+        if level < 92:
+            return Answer.MET
+        if level > 94:
+            return Answer.MISSED
+        return Answer.UNCERTAIN if before else Answer.MET
+
+    end, probes = search(server, Limits(10))
+    assert end.kind is Kind.FOUND
+    assert end.low is not None
+    assert end.low < 92
+    assert probes.count(Probe(end.low, Answer.MET)) >= 2
+    assert max(Counter(probe.level for probe in probes).values()) <= 3
