@@ -44,7 +44,10 @@ def content(summary: Summary) -> dict[str, Any]:
         "goodput": goodput_text(summary),
         "errors": [error for table in ("connections", "conversations") for error in summary["errors"][table]],
         "counts": _counts(summary),
-        "beside": summary["server"]["beside_ours"],
+        "beside": [
+            {"what": row["what"], **{name: count(row[name]) for name in ("server", "ours", "difference")}}
+            for row in summary["server"]["beside_ours"]
+        ],
         "calibration": _calibration(summary["calibration"]),
         "machine": _machine(summary),
         "versions": [(str(name), str(version)) for name, version in summary["versions"].items()] + _revision(summary),
