@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,15 @@ def test_benchmark_measures_a_small_run(tmp_path: Path, capsys: pytest.CaptureFi
     assert result["cpu_s"] > 0
     assert 10_000_000 < result["peak_bytes"] < LIMIT_BYTES
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_peak_is_the_programs_own_not_that_of_who_started_it() -> None:
+    """Linux goes on counting the parent's memory in the child's ``ru_maxrss``."""
+    held = np.ones(60_000_000)  # 480 MB
+    asked = "from benchmarks.summarise import peak_bytes; print(peak_bytes())"
+    own = int(subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True).stdout)
+    assert held.nbytes == 480_000_000
+    assert 5_000_000 < own < 300_000_000
 
 
 @pytest.mark.parametrize(("elapsed_s", "peak_bytes", "kept"), [(9.9, 10**9, True), (LIMIT_S, 10**9, False), (1.0, LIMIT_BYTES, False)])
