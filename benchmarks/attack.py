@@ -20,13 +20,16 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.run_directory import RunDirectoryError
+from loadtest.environment import describe_machine
+from loadtest.run_directory import RunDirectoryError, write_text
 from reports.load import load_run
 from reports.summary import summarise_run
 from reports.units import count, duration
 
+from .attack_page import fill, split_page, write_experiment
 from .connect_cycles import cycles, storm
 from .experiment import Experiment, Server
+from .limits import check_connections
 from .omission import Claim
 from .options import Parser
 from .processes import Interrupted, Interrupts, ProcessError, Processes
@@ -35,12 +38,16 @@ from .stop_race import race
 from .terminal import consoles, refuse, teller
 
 NOT_TRUE: Final = 12
-PACE_MS: Final = 500
+PACE_MS: Final = 1000
 """The server's own time for an honest token: what a token takes beyond it is waiting for the others."""
-LOAD_S: Final = 12
+LOAD_S: Final = 20
+DRAIN_S: Final = 15
+"""What conversations in flight at the end may take: longer than any takes, or all of them were cut, and closed, at one instant."""
 ORDER: Final = (False, True, True, False)
 """Calm, attacked, attacked, calm: whatever drifts meanwhile drifts through both."""
 MOST_RATIO: Final = 2.0
+STORM_S: Final = 1.1
+"""The storm's second, with what a busy machine may add."""
 MEMORY_SLACK: Final = 0.05
 PART: Final = 10_000
 """Cycles between two looks at the server's memory."""
@@ -86,8 +93,9 @@ def mix(experiment: Experiment, sizes: Sizes, seed: int, say: Callable[[str], No
         say(f"mixed: {count(sizes.conversations)} conversations, {f'{sizes.hostile} hostile connections' if attacked else 'calm'}")
         hostile = experiment.start_hostile(server.url, sizes.hostile, seed + number) if attacked else None
         options = (
-            "--users", str(sizes.conversations), "--spawn-rate", str(sizes.conversations), "--connect-rate", "1000", "--warm-up", "5",
-            "--tokens", "20", "--gap-ms", "0", "--server-query", f"delay_ms={PACE_MS}", "--window", "1", "--seed", str(seed + number),
+            "--users", str(sizes.conversations), "--spawn-rate", str(sizes.conversations), "--connect-rate", "500", "--warm-up", "8",
+            "--stop-timeout", f"{DRAIN_S}", "--tokens", "4", "--gap-ms", "0", "--server-query", f"delay_ms={PACE_MS}", "--window", "1",
+            "--seed", str(seed + number),
         )  # fmt: skip
         directory = experiment.generate(f"mixed-{number}-{'attacked' if attacked else 'calm'}", server.url, options, LOAD_S)
         if hostile is not None:
@@ -99,7 +107,7 @@ def mix(experiment: Experiment, sizes: Sizes, seed: int, say: Callable[[str], No
         if value is None:
             raise BenchError(f"{directory} has too few tokens for a 99th percentile; make it longer", 12)
         late[attacked].append(value - PACE_MS * 1e6)
-        failures += sum(summary["errors"].values()) if isinstance(summary["errors"], dict) else len(summary["errors"])
+        failures += sum(error["count"] for table in summary["errors"].values() for error in table)
         if not summary["validity"]["valid"]:
             invalid.append(directory.name)
     calm, attacked_ns = statistics.median(late[False]), statistics.median(late[True])
@@ -114,7 +122,8 @@ def mix(experiment: Experiment, sizes: Sizes, seed: int, say: Callable[[str], No
         Claim(where, f"token p99 beyond its {PACE_MS} ms: {duration(attacked_ns)} over {duration(calm)}", attacked_ns / calm, 0, MOST_RATIO,
               "the others are none of an honest client's business"),
         Claim(where, "token p99 with its pace, over the calm one", (attacked_ns + pace_ns) / (calm + pace_ns), 0, MOST_RATIO, "the same"),
-        Claim(where, "honest conversations or connects that failed", failures, 0, 0, "nobody is let down"),
+        Claim(where, "honest conversations, connects or closes that failed", failures, 0, 0, "nobody is let down"),
+        Claim(where, "runs that the rules of validity refuse", len(invalid), 0, 0, "a figure of such a run is none"),
         Claim(where, "attacks made", sum(done.values()), sizes.hostile, float("inf"), "or nothing was shown"),
         Claim(where, "connections left", settled["streamgauge_connections_open"], 0, 0, "all have gone"),
         Claim(where, "answers left", settled["streamgauge_connections_streaming"], 0, 0, "nobody is listening any more"),
@@ -130,6 +139,7 @@ def raise_storm(experiment: Experiment, sizes: Sizes, seed: int, say: Callable[[
     experiment.stop_server(server)
     where = "storm"
     return Finding(asdict(opened) | {"messages": sorted(opened.messages)}, [
+        Claim(where, "seconds in which they were asked for", opened.offered_s, 0, STORM_S, "or it was none"),
         Claim(where, "upgraded", opened.upgraded, sizes.storm, sizes.storm, "nobody is refused or lost"),
         Claim(where, "connects whose SYN was sent again", opened.retransmitted, 0, 0, "the backlog holds them all"),
     ])  # fmt: skip
@@ -244,6 +254,24 @@ def print_findings(findings: dict[str, Finding], console: Console) -> None:
     console.print(table)
 
 
+def _tell(findings: dict[str, Finding], sizes: Sizes, seed: int) -> dict[str, str]:
+    """Each experiment's table, by name, with how much of it there was and on which machine."""
+    machine = describe_machine()
+    where = f"{machine['cpu_model']}, {machine['cpu_count']} CPUs, {machine['os']} {machine['kernel']}"
+    much = {
+        "mixed": f"{count(sizes.conversations)} conversations, {count(sizes.hostile)} hostile connections",
+        "storm": f"{count(sizes.storm)} connects", "stops": f"{count(sizes.stops)} stops", "cycles": f"{count(sizes.cycles)} cycles",
+    }  # fmt: skip
+    return {
+        name: write_experiment(name, each.figures, each.claims, f"{much[name]}; seed {seed}; {where}") for name, each in findings.items()
+    }
+
+
+def _needed(names: Sequence[str], sizes: Sizes) -> int:
+    """Connections at once that the largest of the experiments needs."""
+    return max({"mixed": sizes.conversations + sizes.hostile, "storm": sizes.storm}.get(name, 200) for name in names)
+
+
 def main(words: Sequence[str]) -> int:
     """The command; returns 0 when everything is as it must be, 12 when not, 1 our own failure, 2 usage, 130 interrupted."""
     parser = Parser(prog="python -m benchmarks attack", description=__doc__)
@@ -257,6 +285,7 @@ def main(words: Sequence[str]) -> int:
         parser.add_argument(f"--{name}", type=int, default=getattr(d, name), metavar="N", help=f"{text} (default: {getattr(d, name)})")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of everything that is drawn (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of all runs (default: runs)")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put what was found into the marked places of this page")
     parser.add_argument("--json", action="store_true", help="what was found on standard output, everything else on standard error")
     given = parser.parse_args(words)
     sizes = Sizes(given.conversations, given.hostile, given.storm, given.stops, given.cycles, given.rounds)
@@ -264,17 +293,30 @@ def main(words: Sequence[str]) -> int:
         parser.error("every number is 1 or more")
     names = [name for name in EXPERIMENTS if not given.only or name in given.only]
     console, errors = consoles(given.json)
+    needed = _needed(names, sizes)
+    if missing := check_connections(needed, processes=1, server_processes=1, sources=(), target="127.0.0.1", own_server=True):
+        return refuse(errors, BenchError(" ".join(missing), 2))
     try:
+        if given.page is not None:
+            for name in names:
+                split_page(given.page, name)
         folder = new_folder(given.out, "attack")
         with Interrupts() as interrupts:
             findings = attack(folder, names, sizes, given.seed, interrupts, teller(errors))
     except (BenchError, ProcessError, RunDirectoryError, OSError) as error:
         return refuse(errors, error)
     print_findings(findings, console)
-    console.print(f"\nruns     {folder}", highlight=False, soft_wrap=True)
+    found = {name: {"figures": each.figures, "claims": [claim.as_dict() for claim in each.claims]} for name, each in findings.items()}
+    text = json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(folder / "attack.json", text)
+    page, tables = _tell(findings, sizes, given.seed), folder / "attack.md"
+    write_text(tables, "".join(f"### {name}\n\n{table}\n" for name, table in page.items()))
+    console.print(f"\nruns     {folder}\ntables   {tables}", highlight=False, soft_wrap=True)
+    if given.page is not None:
+        for name, table in page.items():
+            fill(given.page, name, table)
     if given.json:
-        found = {name: {"figures": each.figures, "claims": [claim.as_dict() for claim in each.claims]} for name, each in findings.items()}
-        sys.stdout.write(json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.write(text)
     if len(findings) < len(names):
         return 130
     return 0 if all(claim.holds for each in findings.values() for claim in each.claims) else NOT_TRUE

@@ -22,7 +22,10 @@ WAIT_S: Final = 30.0
 
 @dataclass(slots=True)
 class Opened:
-    """What became of connects: ``asked`` = ``upgraded`` + ``refused`` + ``broken``; those whose SYN had to be sent again; seconds."""
+    """What became of connects: ``asked`` = ``upgraded`` + ``refused`` + ``broken``; those whose SYN had to be sent again; seconds.
+
+    ``offered_s`` is from the first connect that was asked for to the last.
+    """
 
     asked: int = 0
     upgraded: int = 0
@@ -30,6 +33,7 @@ class Opened:
     broken: int = 0
     retransmitted: int = 0
     longest_s: float = 0.0
+    offered_s: float = 0.0
     seconds: float = 0.0
     messages: set[str] = field(default_factory=set)
 
@@ -78,6 +82,7 @@ def _drive(
                 # Over several source addresses, so that a port is not wanted again while the last one's TIME_WAIT lasts.
                 source = f"127.0.0.{2 + result.asked % 16}" if not hold else None
                 result.asked += 1
+                result.offered_s = time.monotonic() - begin
                 try:
                     one = _Connection(address, source)
                 except OSError as error:

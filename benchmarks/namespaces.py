@@ -67,6 +67,22 @@ class Network:
         """Let everything through again."""
         self._ip("-n", self._bridge, "link", "set", self._port(host), "master", "bridge")
 
+    def lose(self, host: str, share: float) -> None:
+        """Lose that share of the packets that come to a host, each by chance; NetworkError where the kernel cannot."""
+        rule = ["-A", "INPUT", "-m", "statistic", "--mode", "random", "--probability", f"{share:g}", "-j", "DROP"]
+        try:
+            done = subprocess.run([*self.inside(host), "iptables", *rule], capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise NetworkError(f"losing packets needs the program iptables: {error}") from None
+        if done.returncode:
+            raise NetworkError(f"losing packets needs iptables with its match 'statistic': {done.stderr.strip()}")
+
+    def lost(self, host: str) -> int:
+        """How many packets to a host have been lost."""
+        command = [*self.inside(host), "iptables", "-L", "INPUT", "-v", "-x", "-n"]
+        counts = [line.split()[0] for line in subprocess.check_output(command, text=True).splitlines() if "DROP" in line]
+        return sum(int(one) for one in counts if one.isdigit())
+
     @property
     def _bridge(self) -> str:
         return f"{self._tag}-b"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -109,7 +110,11 @@ def findings(outcome: Outcome) -> list[str]:
 def write_page(suite: Suite) -> Path:
     """Write ``index.html``: self-contained, with a picture and the key figures of each run; returns its path."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(Path(__file__).with_name("index.html.j2").read_text(encoding="utf-8"))
+    source = Path(__file__).with_name("index.html.j2").read_text(encoding="utf-8")
+    css = source.partition("<style>")[2].partition("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    template = environment.from_string(source)
     runs = [
         {
             "outcome": outcome, "state": STATES[outcome.exit_code],
@@ -119,7 +124,7 @@ def write_page(suite: Suite) -> Path:
         for outcome in suite.outcomes
     ]  # fmt: skip
     path = suite.folder / "index.html"
-    write_text(path, template.render(suite=suite, state=STATES[suite.exit_code], runs=runs))
+    write_text(path, template.render(suite=suite, state=STATES[suite.exit_code], runs=runs, policy=policy))
     return path
 
 

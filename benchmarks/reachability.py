@@ -96,6 +96,9 @@ def check_target(url: str, access: Access = Access(), timeout_s: float = TIMEOUT
             pass
     except InvalidURI as error:
         raise UnreachableError(f"{name} is no WebSocket URL: {error}") from None
+    except ssl.SSLCertVerificationError as error:  # a ValueError too: before those
+        advice = "name its authority (--ca-file) or do without the check (--insecure)"
+        raise UnreachableError(f"the certificate of {name} is not trusted ({error.verify_message}); {advice}") from None
     except (InvalidStatus, ValueError) as error:
         refused = error if isinstance(error, InvalidStatus) else error.__cause__
         if not isinstance(refused, InvalidStatus):
@@ -113,9 +116,6 @@ def check_target(url: str, access: Access = Access(), timeout_s: float = TIMEOUT
         raise UnreachableError(f"the host {urlsplit(url).hostname!r} of {name} has no address; is the name right?") from None
     except ConnectionRefusedError:
         raise UnreachableError(f"nothing listens at {name} (connection refused); is the server running, and the port right?") from None
-    except ssl.SSLCertVerificationError as error:
-        advice = "name its authority (--ca-file) or do without the check (--insecure)"
-        raise UnreachableError(f"the certificate of {name} is not trusted ({error.verify_message}); {advice}") from None
     except ssl.SSLError as error:
         raise UnreachableError(f"no TLS with {name} ({error.reason or error}); does it speak ws:// and not wss://?") from None
     except TimeoutError:
@@ -140,7 +140,8 @@ def _status(name: str, status: int, body: bytes) -> str:
     }.get(status, "is it a WebSocket server?")
     if 300 <= status < 400:
         advice = "it redirects; give the address it redirects to"
-    said = " ".join(body.decode("utf-8", "replace").split())
+    # What a target says goes to a terminal: no escape sequence of its making may.
+    said = "".join(one if one.isprintable() else "\ufffd" for one in " ".join(body.decode("utf-8", "replace").split()))
     said = f" ({said[:120]})" if said and not said.startswith("<") else ""
     return f"expected {name} to answer 101, and it answered {status}{said}: {advice}"
 

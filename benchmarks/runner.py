@@ -115,6 +115,8 @@ def reach(url: str, access: Access, *, http: bool = False) -> None:
 
 def new_folder(out: Path, name: str) -> Path:
     """Make the suite's folder, named by the time; BenchError when that cannot be written."""
+    if Path(name).name != name or not name.isprintable():
+        raise BenchError(f"expected a name of one folder, without a path, and got {name!r}", 2)
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
     for attempt in range(1, 1000):
         folder = out / (f"{stamp}_{name}" if attempt == 1 else f"{stamp}_{name}-{attempt}")

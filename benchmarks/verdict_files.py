@@ -65,6 +65,11 @@ def history_row(verdict: Mapping[str, Any], environment: Mapping[str, Any]) -> d
     return row
 
 
+def plain_cell(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: labels and revisions may be chosen by whoever opens a pull request."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 def append_history(path: Path, row: Mapping[str, Any]) -> None:
     """Add a row; ValueError where the file there has other columns, which is then left alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +87,7 @@ def append_history(path: Path, row: Mapping[str, Any]) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if new:
             writer.writeheader()
-        writer.writerow(row)
+        writer.writerow({column: plain_cell(value) for column, value in row.items()})
 
 
 def tell_github(

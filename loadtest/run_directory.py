@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .own_files import first_link, open_no_link, sync
 from .raw_file import RawFile, RawWriter, has_ended, read_frames
 from .tables import SCHEMA_VERSION, TABLES, completed, schema_of
 
@@ -52,12 +53,16 @@ class RunDirectory:
         """Open an existing run directory; RunDirectoryError when it is none or of a newer schema."""
         run = cls(path)
         version = run.metadata().get("schema_version")
-        if not isinstance(version, int) or version < 1:
+        if type(version) is not int or version < 1:
             raise RunDirectoryError(f"expected a schema_version in {path / 'run.json'}, found {version!r}; this is not a run directory")
         if version > SCHEMA_VERSION:
             raise RunDirectoryError(
                 f"{path} was written with schema {version}, this version reads up to {SCHEMA_VERSION}; use the version that wrote it, "
                 "or a newer one"
+            )
+        if (link := first_link(path)) is not None:
+            raise RunDirectoryError(
+                f"expected a run directory with files of its own, and {link} is a symbolic link; copy the files themselves"
             )
         return run
 
@@ -73,7 +78,7 @@ class RunDirectory:
             raise RunDirectoryError(f"expected a run directory with run.json, but {self.path} has none") from None
         except NotADirectoryError:
             raise RunDirectoryError(f"expected a run directory, but {self.path} is a file") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunDirectoryError(f"cannot read {self.path / 'run.json'}: {error}") from None
         if not isinstance(loaded, dict):
             raise RunDirectoryError(f"expected an object in {self.path / 'run.json'}, found {type(loaded).__name__}")
@@ -153,10 +158,10 @@ class RunDirectory:
                     if table != "tokens" or pending[table] or table in writers:
                         flush(table)
             for table in writers:
-                _sync(temporary[table])
+                sync(temporary[table])
             for table in writers:
                 temporary[table].replace(self.path / f"{table}.parquet")
-            _sync(self.path)
+            sync(self.path)
         except BaseException:
             # On a full disk what is half written would be in the way of everything else.
             for path in temporary.values():
@@ -181,19 +186,10 @@ class RunDirectory:
         return completed(name, pa.Table.from_batches(batches, schema_of(name, version)), wanted)
 
 
-def _sync(path: Path) -> None:
-    """Force a file, or the names in a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write a file in one step: readers see the old text or the new, never half."""
+    """Write a file in one step: readers see the old text or the new, never half. OSError also where a link lies in the way."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with open(partial, "w", encoding="utf-8", opener=open_no_link) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -6,12 +6,14 @@ in flight when a process died is unknown, and said so: conversations counted as 
 
 from __future__ import annotations
 
+import glob
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +25,8 @@ from .tables import TABLES
 
 FOLDER = "workers"
 """Where workers keep their own records, in the folder that holds the run directories."""
+WORKER: Final = re.compile(r"w[0-9]{1,6}")
+"""What a worker is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ def find_parts(run: RunDirectory) -> list[Part]:
     """The records that this machine's workers still have of a run."""
     identity = run.metadata().get("id")
     parts = []
-    for path in sorted((run.path.parent / FOLDER).glob(f"{run.path.name}.w*")):
+    for path in sorted((run.path.parent / FOLDER).glob(f"{glob.escape(run.path.name)}.w*")):
         try:
             part = read_part(path)
         except RunDirectoryError:
@@ -51,7 +55,8 @@ def find_parts(run: RunDirectory) -> list[Part]:
 def read_part(path: Path, run: RunDirectory | None = None) -> Part:
     """A worker's own record; RunDirectoryError when it is none, or (``run`` given) one of another run."""
     whose = RunDirectory.open(path).metadata().get("part_of")
-    if not isinstance(whose, dict) or not isinstance(whose.get("worker"), str):
+    # Its name becomes the name of a file.
+    if not isinstance(whose, dict) or not isinstance(whose.get("worker"), str) or not WORKER.fullmatch(whose["worker"]):
         raise RunDirectoryError(f"expected a worker's own record of a run, but {path} is none; workers keep theirs in {FOLDER}/")
     if run is not None and whose.get("id") != run.metadata().get("id"):
         raise RunDirectoryError(f"{path} is a record of the run {whose.get('run')}, not of {run.path}")

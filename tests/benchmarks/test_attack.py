@@ -8,16 +8,18 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import attack
+from benchmarks.attack_page import split_page, write_experiment
 from benchmarks.client_wire import ACK_FRAME, masked, read_frames, upgrade
-from benchmarks.connect_cycles import cycles, storm
+from benchmarks.connect_cycles import Opened, cycles, storm
 from benchmarks.null_wire import read_frames as read_client_frames
+from benchmarks.omission import Claim
 from benchmarks.stop_race import race
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,42 +153,115 @@ def test_the_command_says_what_was_so(tmp_path: Path) -> None:
         "200",
         "--json",
     ]
-    ended = subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"{name}\n<!-- attack-{name}:begin -->\nold\n<!-- attack-{name}:end -->\n" for name in attack.EXPERIMENTS))
+    ended = subprocess.run([*command, "--out", str(tmp_path), "--page", str(page)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert set(found) == {"storm", "stops"}
     assert all(claim["holds"] for each in found.values() for claim in each["claims"])
+    filled = page.read_text()
+    assert filled.count("\nold\n") == 2
+    assert "storm\n<!-- attack-storm:begin -->\n100 connects; seed 1; " in filled
+    assert "| upgraded | 100 | 100 | yes |" in filled
+    assert "| ends | 200 | 200 | yes |" in filled
+    (folder,) = tmp_path.glob("*_attack")
+    assert json.loads((folder / "attack.json").read_text()) == found
+    assert (folder / "attack.md").read_text().startswith("### storm\n")
 
 
-def test_memory_that_grows_is_not_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    grown = iter(range(100, 300, 10))
+def test_sizes_are_those_that_the_pages_promise() -> None:
+    sizes = attack.Sizes()
+    assert (sizes.conversations, sizes.hostile, sizes.storm, sizes.stops, sizes.cycles) == (2000, 20, 5000, 100_000, 1_000_000)
+    assert attack.MOST_RATIO == 2
 
-    class Counted:
-        def __getattr__(self, name: str) -> Any:
-            return self
 
-        def start_reference(self, *options: str) -> Any:
-            return self
+@pytest.mark.parametrize("name", attack.EXPERIMENTS)
+def test_the_page_has_a_place_for_each_experiment(name: str) -> None:
+    before, after = split_page(ROOT / "docs" / "reliability.md", name)
+    assert before.endswith(f"<!-- attack-{name}:begin -->\n")
+    assert after.startswith(f"<!-- attack-{name}:end -->\n")
 
-        def __call__(self, *arguments: Any) -> Any:
-            return self
 
-        url = "ws://127.0.0.1:1/ws"
-        pid = 0
+def test_a_table_says_what_was_not_so() -> None:
+    figures = {"attacks": {"garbage": 1200}, "calm_late_p99_ns": [5e6, 6e6], "attacked_late_p99_ns": [7e6]}
+    claims = [Claim("m", "ratio", 2.5, 0, 2, "because"), Claim("m", "attacks", 1200, 20, float("inf"), "because")]
+    text = write_experiment("mixed", figures, claims, "Somewhere")
+    assert text.startswith("Somewhere. 1 of 2 as it must be.\n")
+    assert "| ratio | 2.5 | 0 to 2 | **no** |\n| attacks | 1 200 | at least 20 | yes |" in text
+    assert "calm 5.00 ms, 6.00 ms; attacked 7.00 ms. Attacks: garbage 1 200." in text
 
-        def counts(self) -> dict[str, float]:
-            return {"streamgauge_connections_open": 0, "process_resident_memory_bytes": float(next(grown))}
 
+@pytest.mark.parametrize("text", [None, "no place", "<!-- attack-storm:begin -->\nbut no end"])
+def test_a_page_without_a_place_is_a_sentence_before_anything_is_measured(text: str | None, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    if text is not None:
+        page.write_text(text)
+    assert attack.main(["--only", "storm", "--page", str(page), "--out", str(tmp_path / "runs")]) == 2
+    assert not (tmp_path / "runs").exists()
+
+
+def test_too_few_descriptors_are_a_sentence_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.limits.raise_file_limit", lambda wanted: 1024)
+    assert attack.main(["--only", "storm", "--out", str(tmp_path / "runs")]) == 2
+    assert "5000 users in 1 process need 5256 open files a process and 1024 are allowed" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_slow_storm_and_an_invalid_run_are_not_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    slow = Opened(asked=10, upgraded=10, offered_s=1.2)
+    monkeypatch.setattr(attack, "storm", lambda address, count, per_s: slow)
+    finding = attack.raise_storm(Counted(), attack.Sizes(storm=10), 1, lambda line: None)  # type: ignore[arg-type]
+    assert [claim.what for claim in finding.claims if not claim.holds] == ["seconds in which they were asked for"]
+
+    p99 = {"percentiles": {"p99": {"value": 505e6}}}
+    summary = {
+        "metrics": {"token_latency": p99},
+        "errors": {"connections": [{"count": 2}], "conversations": []},
+        "validity": {"valid": False},
+    }
+    monkeypatch.setattr(attack, "load_run", lambda directory: directory)
+    monkeypatch.setattr(attack, "summarise_run", lambda directory: summary)
+    finding = attack.mix(Counted(tmp_path), attack.Sizes(hostile=1), 1, lambda line: None)  # type: ignore[arg-type]
+    assert {claim.what: claim.found for claim in finding.claims if not claim.holds} == {
+        "runs that the rules of validity refuse": 4,
+        "honest conversations, connects or closes that failed": 8,
+    }
+
+
+class Counted:
+    """Stands for an experiment, its server and its processes: everything may be asked of it."""
+
+    url = "ws://127.0.0.1:1/ws"
+    pid = 0
+    name = "run"
+
+    def __init__(self, folder: Path = Path(), memory: Iterator[float] | None = None) -> None:
+        self.folder = folder
+        self._memory = memory
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self
+
+    def text(self) -> str:
+        return '{"garbage": 3}'
+
+    def counts(self) -> dict[str, float]:
+        names = ("streamgauge_connections_open", "streamgauge_connections_streaming")
+        return dict.fromkeys(names, 0.0) | {"process_resident_memory_bytes": next(self._memory) if self._memory else 1.0}
+
+
+def test_memory_that_grows_is_not_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown = iter(float(size) for size in range(100, 300, 10))
     monkeypatch.setattr(attack, "PART", 10)
-    monkeypatch.setattr(attack, "cycles", lambda address, part, progress: attack_opened(part))
-    finding = attack.come_and_go(Counted(), attack.Sizes(cycles=100), 1, lambda line: None)  # type: ignore[arg-type]
+    monkeypatch.setattr(attack, "cycles", lambda address, part, progress: Opened(asked=part, upgraded=part, seconds=1.0))
+    finding = attack.come_and_go(Counted(memory=grown), attack.Sizes(cycles=100), 1, lambda line: None)  # type: ignore[arg-type]
     assert {claim.what.partition(",")[0]: claim.holds for claim in finding.claims}["memory"] is False
-
-
-def attack_opened(part: int) -> Any:
-    from benchmarks.connect_cycles import Opened
-
-    return Opened(asked=part, upgraded=part, seconds=1.0)
 
 
 @pytest.mark.parametrize("arguments", [["--stops", "0"], ["--only", "nothing"]])

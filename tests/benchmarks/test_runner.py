@@ -242,6 +242,7 @@ UNFIT = {
     "not found": (http("404 Not Found"), "answered 404: is the path right?"),
     "a page": (http("200 OK", "<html>hello</html>"), "answered 200: an ordinary web page is there"),
     "a refusal with its reason": (http("400 Bad Request", "no such parameter"), "answered 400 (no such parameter)"),
+    "a refusal with an escape sequence": (http("400 Bad Request", "\x1b]0;owned\x07no"), "answered 400 (\ufffd]0;owned\ufffdno)"),
     "credentials wanted": (http("401 Unauthorized"), "answered 401: it wants credentials"),
     "a redirection": (http("301 Moved"), "answered 301: it redirects"),
     "garbage": (b"\x00\x01SSH-2.0\r\n\r\n", "answered with something that is no HTTP"),
@@ -440,6 +441,13 @@ class TestSuite:
         assert outcome.exit_code == 1
         assert "could not be drawn" in outcome.messages[0]
         assert (tmp_path / "smoke" / "report.log").is_file()
+
+    @pytest.mark.parametrize("name", ["../elsewhere", "a/b", "/tmp", "a\nb", "\x00"])
+    def test_a_name_is_no_path(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(BenchError, match="without a path") as refused:
+            new_folder(tmp_path / "runs", name)
+        assert refused.value.exit_code == 2
+        assert list(tmp_path.iterdir()) == []
 
     def test_folders_of_one_second_do_not_meet(self, tmp_path: Path) -> None:
         assert len({new_folder(tmp_path, "x") for _ in range(5)}) == 5

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.verdict_files import append_history, history_row, tell_github, verdict_json, write_verdict
+from benchmarks.verdict_files import COLUMNS, append_history, history_row, tell_github, verdict_json, write_verdict
 from benchmarks.verdict_text import annotation, junit, markdown, sentence, text_chart
 
 TARGET = {"kind": "command", "label": "python -m server `x`", "command": "python -m server", "url": None}
@@ -153,3 +153,12 @@ def test_the_history_grows_by_a_row_and_keeps_foreign_files_as_they_are(tmp_path
     with pytest.raises(ValueError, match="expected the columns"):
         append_history(path, rows[0])
     assert path.read_text() == "a,b\n1,2\n"
+
+
+@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_no_cell_of_the_history_is_a_formula(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "history.csv"
+    append_history(path, dict.fromkeys(COLUMNS) | {"head": text, "base": "main", "tpot_p50_change": -0.5})
+    with path.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["head"], row["base"], float(row["tpot_p50_change"])) == (f"'{text}", "main", -0.5)
