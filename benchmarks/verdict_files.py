@@ -66,8 +66,11 @@ def history_row(verdict: Mapping[str, Any], environment: Mapping[str, Any]) -> d
 
 
 def plain_cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula: labels and revisions may be chosen by whoever opens a pull request."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """A cell of one line that no spreadsheet takes for a formula: labels and revisions may be chosen by whoever opens a pull request."""
+    if not isinstance(value, str):
+        return value
+    text = "".join(one if one.isprintable() else " " for one in value)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
 def append_history(path: Path, row: Mapping[str, Any]) -> None:

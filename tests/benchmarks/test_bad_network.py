@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -94,7 +95,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
         pytest.skip(why)
 
     def lossy(folder: Path) -> Outcome:
-        with Network(HOSTS, "loss") as network:
+        with Network(HOSTS, f"loss{os.getpid()}") as network:
             try:
                 for host in HOSTS:
                     network.lose(host, LOSS)
@@ -103,7 +104,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
             return load(network, folder, lambda conversations: None)
 
     def cut(folder: Path) -> Outcome:
-        with Network(HOSTS, "cut") as network:
+        with Network(HOSTS, f"cut{os.getpid()}") as network:
 
             def during(conversations: Callable[[], int]) -> None:
                 wait_for(conversations)
@@ -114,7 +115,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
             return load(network, folder, during)
 
     def gone(folder: Path) -> Outcome:
-        with Network(HOSTS, "gone") as network:
+        with Network(HOSTS, f"gone{os.getpid()}") as network:
 
             def during(conversations: Callable[[], int]) -> None:
                 wait_for(conversations)

@@ -155,10 +155,10 @@ def test_the_history_grows_by_a_row_and_keeps_foreign_files_as_they_are(tmp_path
     assert path.read_text() == "a,b\n1,2\n"
 
 
-@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1"])
+@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(A1)", " =1", "\t=1", "\r\n=1"])
 def test_no_cell_of_the_history_is_a_formula(text: str, tmp_path: Path) -> None:
     path = tmp_path / "history.csv"
     append_history(path, dict.fromkeys(COLUMNS) | {"head": text, "base": "main", "tpot_p50_change": -0.5})
     with path.open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert (row["head"], row["base"], float(row["tpot_p50_change"])) == (f"'{text}", "main", -0.5)
+    assert (row["head"], row["base"], float(row["tpot_p50_change"])) == (f"'{text.translate({9: ' ', 10: ' ', 13: ' '})}", "main", -0.5)

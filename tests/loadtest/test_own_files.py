@@ -29,7 +29,7 @@ def test_a_link_in_a_run_directory_is_refused(tmp_path: Path, name: str) -> None
         link.rmdir()
     link.symlink_to(own)
     assert first_link(tmp_path / "run") == link
-    with pytest.raises(RunDirectoryError, match="is a link; copy the files themselves"):
+    with pytest.raises(RunDirectoryError, match="is a symbolic link; copy the files themselves"):
         RunDirectory.open(tmp_path / "run")
     assert own.read_text() == "ours"
 

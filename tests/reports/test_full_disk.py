@@ -68,6 +68,7 @@ def test_on_a_full_disk_nothing_is_lost_that_was_written(models: Models, disk: t
     # The record: what does not fit leaves no half frame, and what fits afterwards is not hidden behind one.
     with pytest.raises(OSError, match="No space left"):
         fill(writer, columns)
+    writer._file.close()
     whole = RunDirectory.open(path).table("connections").num_rows
     assert whole >= len(columns["connection"])
     assert writer.path.stat().st_size == writer.bytes_written

@@ -212,17 +212,18 @@ def test_a_reader_of_a_few_bytes_costs_no_memory(server: Any) -> None:
 
 
 class Many:
-    """A thousand conversations over plain sockets: what each has heard, by number."""
+    """Many conversations over plain sockets, opened at once: what each has heard, by number."""
 
     def __init__(self, server: Any, count: int, query: str) -> None:
-        self.sockets = [opened(server, f"/ws?{query}") for _ in range(count)]
+        self.sockets = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(count)]
         self.heard: list[list[tuple[int, bytes]]] = [[] for _ in range(count)]
+        self._left = [b""] * count
+        self._open = [False] * count
         for plain in self.sockets:
-            plain.sendall(masked(b"p"))
+            plain.sendall(handshake(f"/ws?{query}").encode() + masked(b"p"))
 
     def read(self, done: Callable[[list[tuple[int, bytes]]], bool]) -> None:
         """Read them all until each is done with, or closed."""
-        left = [b""] * len(self.sockets)
         with selectors.DefaultSelector() as selector:
             for number, plain in enumerate(self.sockets):
                 selector.register(plain, selectors.EVENT_READ, number)
@@ -232,11 +233,22 @@ class Many:
                 for key, _ in events:
                     assert isinstance(key.fileobj, socket.socket)
                     data = key.fileobj.recv(65536)
-                    frames, taken = read_frames(left[key.data] + data)
-                    left[key.data] = (left[key.data] + data)[taken:]
-                    self.heard[key.data] += frames
+                    self._take(key.data, data)
                     if not data or done(self.heard[key.data]):
                         selector.unregister(key.fileobj)
+
+    def _take(self, number: int, data: bytes) -> None:
+        left = self._left[number] + data
+        if left and not self._open[number]:
+            head, ended, after = left.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 101"), head
+            if ended:
+                self._open[number], left = True, after
+        if self._open[number]:
+            frames, taken = read_frames(left)
+            left = left[taken:]
+            self.heard[number] += frames
+        self._left[number] = left
 
     def close(self) -> None:
         for plain in self.sockets:
