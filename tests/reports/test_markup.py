@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from reports.build import build as build_report
 from reports.compare import compare_runs
 from tests.benchmarks.test_capacity import searched
 from tests.benchmarks.test_history import a_row
+from tests.browser import expect
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKUP = (
@@ -94,7 +96,8 @@ def test_the_report(visit: Visit, run: Path) -> None:
 
 
 def test_a_comparison(visit: Visit, run: Path, tmp_path: Path) -> None:
-    compare_runs([run, run], tmp_path / "compared")
+    shutil.copytree(run, tmp_path / "other")
+    compare_runs([run, tmp_path / "other"], tmp_path / "compared")
     visit.open((tmp_path / "compared" / "compare.html").as_uri(), shown=1)
 
 
@@ -159,7 +162,7 @@ def streaming(visit: Visit) -> Visit:
 
 def test_the_streaming_page(streaming: Visit) -> None:
     streaming.page.goto("http://streaming.test/streaming/")
-    streaming.page.wait_for_function("document.querySelector('.runs b')?.textContent.includes('script')")
+    expect(streaming.page.locator(".runs b")).to_have_text(MARKUP)
     streaming.check(shown=4)
     assert {url.partition("/streaming")[0] for url in streaming.requests} == {"http://streaming.test"}
 
