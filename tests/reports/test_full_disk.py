@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from benchmarks.synthetic import SyntheticRun
-from loadtest.run_directory import RawWriter, RunDirectory, RunDirectoryError
+from loadtest.raw_file import RawWriter
+from loadtest.run_directory import RunDirectory, RunDirectoryError
 from reports.build import build as build_report
 from reports.recover import recover
 

@@ -17,9 +17,11 @@ from typing import Any
 
 from benchmarks.synthetic import Plan, build
 from loadtest.conversation import Conversation
+from loadtest.raw_file import RawFile, read_frames, warm_up
 from loadtest.recorder import Recorder
-from loadtest.run_directory import TABLES, RawFile, RunDirectory, RunDirectoryError, read_frames, warm_up
+from loadtest.run_directory import RunDirectory, RunDirectoryError
 from loadtest.run_metadata import Ending, end_record
+from loadtest.tables import TABLES
 from reports.recover import recover
 from reports.summary import summarise
 
