@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import inspect
+import os
 import random
 import socket
 import sys
@@ -95,9 +96,20 @@ def choose_by_options(environment: Environment, web_ui: WebUI) -> None:
         environment.user_classes = [ConversationUser]
 
 
+def keep_loops_apart() -> None:
+    """Give a forked process an event loop of its own before anything else that is told to run after a fork.
+
+    OpenTelemetry, set up before ``--processes`` forks, starts its threads anew at once. Under gevent that turns the loop, which until
+    gevent comes to it is the parent's: its descriptors, and what would have woken it.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=gevent.reinit)
+
+
 def install(events: Any) -> None:
     """Hook everything into Locust; called once by the locustfile."""
     names: list[str] = []
+    keep_loops_apart()  # first, for such calls come in the order in which they were asked for
 
     def on_parser(parser: Any, **_: Any) -> None:
         before = {action.dest for action in parser._actions}

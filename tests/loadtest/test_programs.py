@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -75,3 +76,20 @@ def test_a_status_that_somebody_else_has_taken_is_known_all_the_same() -> None:
     os.waitpid(program.pid, 0)
     assert program.wait(30) == 7
     program.close()
+
+
+def test_a_forked_process_has_a_loop_of_its_own_before_others_are_told_of_the_fork() -> None:
+    """Who starts threads after a fork, as OpenTelemetry does, would otherwise turn the parent's loop from the child."""
+    code = """
+import os, sys
+from loadtest import installation
+import gevent
+seen, reinit = [], gevent.reinit
+gevent.reinit = lambda: (seen.append("own loop"), reinit())
+installation.keep_loops_apart()
+os.register_at_fork(after_in_child=lambda: seen.append("others"))
+if not (child := gevent.fork()):
+    os._exit(0 if seen[:2] == ["own loop", "others"] else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run(python(code), check=True, timeout=60, cwd=Path(__file__).parents[2])
