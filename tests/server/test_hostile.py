@@ -116,7 +116,10 @@ def unharmed(server: Any) -> Iterator[Any]:
     assert heard == ["0", "1", "2", "_end_"]
     lines = server.log()[before:].splitlines()
     assert [line for line in lines if not LINE.fullmatch(line)] == []
-    assert len(lines) <= 2
+    # What earlier cases were too many for is summed up now and then, once for each kind; it is not this case's.
+    earlier = [line for line in lines if " warn suppressed of=" in line]
+    assert len(earlier) == len({line.split(" of=")[1].split()[0] for line in earlier})
+    assert len(lines) - len(earlier) <= 2
 
 
 @pytest.mark.parametrize("name", REQUESTS)
