@@ -238,8 +238,9 @@ async def measure_rate(given: argparse.Namespace) -> dict[str, Any]:
             count += len(tokens)
             end_s = time.perf_counter()
             if end_s - begin_s >= given.seconds:
+                await conversation.stop()
                 break
-        await conversation.stop()
+        # A fast machine has all of them before that: an answer that has ended is told nothing more, and a stop would wait for ever.
     return {"tokens": count, "elapsed_s": end_s - begin_s}
 
 
