@@ -14,9 +14,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from loadtest.adapter import HTTP, WEBSOCKET
+from loadtest.ports import free_port
 
 from .check_plan import BASE, HEAD
-from .processes import Process, ProcessError, Processes, ended, free_port
+from .processes import Process, ProcessError, Processes, ended
 from .reachability import Access, UnreachableError, check_target, check_url, shown, with_query
 
 READY_S: Final = 30.0

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from loadtest.ports import free_port
 from loadtest.run_directory import RunDirectory, RunDirectoryError
 
 from .namespaces import Network
-from .processes import Interrupted, Interrupts, Process, ProcessError, Processes, free_port
+from .processes import Interrupted, Interrupts, Process, ProcessError, Processes
 
 LISTENING: Final = re.compile(r"listening on (ws://\S+)")
 START_S: Final = 60.0

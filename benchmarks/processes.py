@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -230,20 +227,6 @@ def ended(code: int) -> str:
         return f"was ended by {signal.Signals(-code).name}"
     except ValueError:
         return f"was ended by signal {-code}"
-
-
-_PORTS = (20_000, 32_000)
-"""Below what Linux (32768) and macOS (49152) give to outgoing connections: one of those could take the port before it is listened on."""
-_draw = random.SystemRandom()
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on just now, and that the system gives to no outgoing connection meanwhile."""
-    for _ in range(1000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", _draw.randrange(*_PORTS)))
-            return int(probe.getsockname()[1])
-    raise OSError("no free port of 127.0.0.1 found between 20000 and 32000")
 
 
 def split_cpus() -> tuple[frozenset[int], frozenset[int]] | None:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .processes import Process, ProcessError, Processes, ended, free_port
+from loadtest.ports import free_port
+
+from .processes import Process, ProcessError, Processes, ended
 
 READY_S: Final = 30.0
 POLL_S: Final = 0.02

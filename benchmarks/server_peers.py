@@ -18,8 +18,10 @@ from typing import Final
 
 import psutil
 
+from loadtest.ports import free_port
+
 from .comparison import Comparison
-from .processes import ROOT, Process, ProcessError, ended, free_port
+from .processes import ROOT, Process, ProcessError, ended
 
 LISTENING: Final = re.compile(r"listening on (ws://127\.0\.0\.1:(\d+)/ws)")
 PYTHON: Final = (sys.executable, "-m")

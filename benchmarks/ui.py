@@ -13,8 +13,10 @@ from typing import Final
 from rich.console import Console
 from rich.markup import escape
 
+from loadtest.ports import free_port
+
 from . import limits
-from .processes import Interrupts, Process, ProcessError, Processes, ended, free_port, split_cpus
+from .processes import Interrupts, Process, ProcessError, Processes, ended, split_cpus
 from .reachability import Access, UnreachableError, check_target
 from .runner import LISTENING, SERVER_DRAIN_S, SERVER_READY_S, BenchError
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import inspect
 import os
-import random
-import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +21,7 @@ from locust.web import WebUI
 from .feed import refine_locust
 from .lifecycle import Lifecycle
 from .options import DRAIN_S, add_options
+from .ports import free_port
 from .raw_file import warm_up
 from .settings import SettingsError
 from .shapes import shape_of
@@ -38,20 +36,6 @@ def _forks(words: Sequence[str]) -> bool:
     """Whether the command line asks for a master that starts its own workers."""
     asked = any(word == "--processes" or word.startswith("--processes=") for word in words)
     return asked and "--worker" not in words
-
-
-_PORTS = (20_000, 32_000)
-"""Below what Linux (32768) and macOS (49152) give to outgoing connections: one of those could take the port before it is listened on."""
-_draw = random.SystemRandom()
-
-
-def _free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on just now, and that the system gives to no outgoing connection meanwhile."""
-    for _ in range(1000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", _draw.randrange(*_PORTS)))
-            return int(probe.getsockname()[1])
-    raise OSError("no free port of 127.0.0.1 found between 20000 and 32000")
 
 
 def _end_children() -> None:
@@ -118,7 +102,7 @@ def install(events: Any) -> None:
         parser.set_defaults(master_bind_host="127.0.0.1", web_host="127.0.0.1")
         if _forks(sys.argv[1:]):
             # Locust's one port for all would let two masters on a machine fight for it, and for each other's workers.
-            port = _free_port()
+            port = free_port()
             parser.set_defaults(master_bind_port=port, master_port=port)
         # The page offers user classes and shapes to choose from; without a page it means nothing.
         parser.set_defaults(class_picker=True)

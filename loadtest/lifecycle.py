@@ -266,7 +266,8 @@ class Lifecycle:
             # A terminal's Ctrl-C went to the master too, and it is the master's to end the run; unless it is gone.
             gevent.spawn_later(_MASTER_ANSWERS_S, self._leave_without_master)
             return False
-        ending = self._draining or self._starts.is_stopping
+        # A stop with no run to end, such as the one that follows the last worker's leaving, has nothing that could be cut.
+        ending = not self._idle.is_set() and (self._draining or self._starts.is_stopping)
         if ending:
             logger.info("cutting the conversations in flight")
             self._runner.user_greenlets.kill(block=False)

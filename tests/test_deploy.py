@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import yaml
 
+from loadtest.ports import free_port
 from tests.mortal import mortal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -255,7 +256,7 @@ def test_master_and_workers_find_each_other(flavour: str, served: str, tmp_path:
         return [*entrypoint("streamgauge"), *here(told, tmp_path / name, served)]
 
     # Port 0 is not to be had for a master: its workers have to know it before. Two that are free now.
-    control, web = free_ports(2)
+    control, web = free_port(), free_port()
     where = [f"--master-bind-port={control}", f"--web-port={web}"]
     page = f"http://127.0.0.1:{web}"
     with (
@@ -274,13 +275,3 @@ def test_master_and_workers_find_each_other(flavour: str, served: str, tmp_path:
         metrics = re.sub(r"^ws(.*)/ws$", r"http\1/metrics", served)
         master.wait_for(lambda: re.search(rb'answers_total\{outcome="completed"\} [1-9]', fetch(metrics)))
         fetch(page + "/stop")
-
-
-def free_ports(count: int) -> list[int]:
-    import socket
-
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports

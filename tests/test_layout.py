@@ -77,7 +77,7 @@ MAY_SEE = {
     "server": frozenset[str](),
     "loadtest": frozenset({"server.protocol", "server.workloads"}),
     "reports": CONTRACTS,
-    "benchmarks": CONTRACTS | {"reports"},
+    "benchmarks": CONTRACTS | {"reports", "loadtest.ports"},
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from loadtest.ports import free_port
 from tests.loadtest.hostile import HostileServer, Peer, after_prompt, respond
 from tests.loadtest.locust_run import LocustRun, assert_plain, check_stops, server_counts, wait_until
 
@@ -22,14 +23,8 @@ QUICK = ("--spawn-rate", "100", "--warm-up", "0")
 Start = Callable[..., LocustRun]
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def workers(count: int) -> tuple[str, ...]:
-    port = free_port()
+    port = str(free_port())
     return ("--processes", str(count), "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port)
 
 
@@ -258,7 +253,7 @@ class Page:
 
 
 def test_the_web_page_starts_and_stops_one_test_after_another(start_locust: Start, serve: Callable[..., Any], tmp_path: Path) -> None:
-    port = free_port()
+    port = str(free_port())
     folder = tmp_path / "runs"
     run = start_locust(
         "-H", serve().url, "--web-host", "127.0.0.1", "--web-port", port, "--tokens", "4", "--gap-ms", "10", "--runs-folder", str(folder),
@@ -305,7 +300,7 @@ def test_the_web_page_starts_and_stops_one_test_after_another(start_locust: Star
 
 
 def test_the_web_page_starts_and_stops_runs_with_workers(start_locust: Start, serve: Callable[..., Any], tmp_path: Path) -> None:
-    port, folder = free_port(), tmp_path / "runs"
+    port, folder = str(free_port()), tmp_path / "runs"
     run = start_locust(
         "-H", serve().url, "--web-host", "127.0.0.1", "--web-port", port, "--tokens", "4", "--gap-ms", "10", "--runs-folder", str(folder),
         "--stop-timeout", "1", "--processes", "2", headless=False, run_dir=False,

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loadtest.ports import free_port
 from tests.loadtest.conftest import DRIVERS
 from tests.loadtest.hostile import HostileServer, Peer, after_prompt
 from tests.loadtest.locust_run import ROOT, assert_plain, wait_until
@@ -103,3 +105,35 @@ def test_a_stop_while_the_directory_is_made_leaves_nothing(start_locust: Callabl
             stop(page)
             assert not list(page.runs.glob("*"))
     assert_plain(page.run.log)
+
+
+def test_ctrl_c_ends_a_master_that_is_told_to_stop_nothing(start_locust: Callable[..., Any], tmp_path: Path) -> None:
+    """Ctrl-C reaches the workers of a terminal too, and the last one to leave has the master stop at that very moment."""
+    locustfile = tmp_path / "locustfile.py"
+    locustfile.write_text(
+        textwrap.dedent(
+            """\
+            import os, signal
+            import gevent
+            from locust import User, events
+            from loadtest.installation import install
+
+            class Person(User):
+                pass
+
+            install(events)
+
+            @events.init.add_listener
+            def both_at_once(environment, **_):
+                def at_once():
+                    os.kill(os.getpid(), signal.SIGINT)
+                    environment.runner.stop()
+
+                gevent.spawn_later(0.1, at_once)
+            """
+        )
+    )
+    ports = ("--master-bind-port", str(free_port()), "--web-host", "127.0.0.1", "--web-port", str(free_port()))
+    page = start_locust("-f", str(locustfile), "--master", *ports, headless=False, run_dir=False)
+    assert page.wait() == 0, page.log
+    assert_plain(page.log)

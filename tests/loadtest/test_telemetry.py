@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from loadtest.ports import free_port
+
 collector_trace = pytest.importorskip(
     "opentelemetry.proto.collector.trace.v1.trace_service_pb2", reason="the OpenTelemetry exporter is not installed"
 )
@@ -121,8 +123,6 @@ def test_failures_are_errors(receiver: Receiver, start_locust: Callable[..., Any
 
 
 def master_port() -> tuple[str, ...]:
-    from tests.loadtest.web_page import free_port
-
     port = str(free_port())
     return ("--master-bind-port", port, "--master-port", port)
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from loadtest.live_history import COLUMNS
+from loadtest.ports import free_port
 from tests.loadtest.locust_run import ROOT, assert_plain, wait_until
-from tests.loadtest.web_page import WebPage, free_port
+from tests.loadtest.web_page import WebPage
 
 SECRET, PASSWORD = "hush-8731", "pass-5512"
 MASK = "***"

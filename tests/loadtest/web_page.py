@@ -11,13 +11,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from loadtest.ports import free_port
 from tests.loadtest.locust_run import LocustRun, wait_until
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class WebPage:

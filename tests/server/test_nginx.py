@@ -20,6 +20,7 @@ import trustme
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_in_time
 
+from loadtest.ports import free_port
 from server.app import Settings
 from server.protocol import ACK, END, STOP
 from tests.mortal import mortal
@@ -50,12 +51,6 @@ http {
     }
 }
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port: int = held.getsockname()[1]
-        return port
 
 
 class Nginx:

@@ -7,7 +7,6 @@ monkey.patch_all()
 # ruff: noqa: E402 - patching comes first
 import json
 import os
-import socket
 import sys
 
 import gevent
@@ -15,6 +14,7 @@ from gevent.event import Event
 from locust import LoadTestShape, User, constant, task
 from locust.env import Environment
 
+from loadtest.ports import free_port
 from loadtest.starts import Starts
 
 GUARDED = sys.argv[1] == "guarded"
@@ -115,9 +115,7 @@ def twice():
 
 def master():
     """A stop that does not come from where the start did, as at the end of a run time; what the master and its worker do afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ours, theirs = (Environment(user_classes=[Sleeper], stop_timeout=0) for _ in range(2))
     runner = ours.create_master_runner("127.0.0.1", port)
     worker = theirs.create_worker_runner("127.0.0.1", port)
