@@ -14,40 +14,36 @@ with the parameters of docs/protocol.md in the query of the one that starts. Tok
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import secrets
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
-from urllib.parse import parse_qs
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from websockets.datastructures import Headers
 from websockets.http11 import Request as PlainRequest
-from websockets.http11 import Response as PlainResponse
 
 from .alone import announce, listen
 from .completions import Chunks, CompletionError, read_request
+from .fastapi_events import PlainEvents, stream
+from .fastapi_requests import admit, as_plain, peer, queried, refuse, respond, target
 from .front import Refusal, check_handshake
 from .log import LibraryLog
 from .options import Launch, OptionError, parse_options
 from .parameters import ParameterError, Plan
 from .polling import PolledAnswer, Polls
 from .processes import StartError, calm_collector, new_loop
-from .protocol import END, PATH
-from .stack import QueuedWire, Stack, as_prompt, choose_plan
+from .protocol import PATH
+from .stack import QueuedWire, Stack, choose_plan
 
-OWN: Final = ("prompt", "after", "wait_s")
-"""Names of the query that are not the plan's."""
 LONGEST_WAIT_S: Final = 60.0
-EVENT_STREAM: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 def create_app(stack: Stack) -> FastAPI:
@@ -62,14 +58,14 @@ def create_app(stack: Stack) -> FastAPI:
         await _converse(stack, websocket)
 
     @app.get("/sse")
-    async def stream(request: Request) -> Response:
-        prompt = _own(request, "prompt")
-        plan = _admit(stack, request)
+    async def events(request: Request) -> Response:
+        prompt = queried(request, "prompt")
+        plan = admit(stack, request)
         if isinstance(plan, Response):
             return plan
         if not prompt:
-            return _refuse(stack, request, Refusal("query", 400, "expected a prompt: /sse?prompt=..."))
-        return _stream(_events(stack, request, plan, prompt, PlainEvents()))
+            return refuse(stack, request, Refusal("query", 400, "expected a prompt: /sse?prompt=..."))
+        return stream(stack, request, plan, prompt, PlainEvents())
 
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
@@ -80,19 +76,19 @@ def create_app(stack: Stack) -> FastAPI:
             asked = read_request(body)
         except CompletionError as error:
             return JSONResponse({"error": {"message": str(error), "type": "invalid_request_error"}}, 400)
-        plan = _admit(stack, request, asked.tokens)
+        plan = admit(stack, request, asked.tokens)
         if isinstance(plan, Response):
             return plan
-        return _stream(_events(stack, request, plan, asked.prompt, Chunks(asked, secrets.token_urlsafe(12), int(time.time()))))
+        return stream(stack, request, plan, asked.prompt, Chunks(asked, secrets.token_urlsafe(12), int(time.time())))
 
     @app.post("/answers", status_code=201)
     async def begin(request: Request) -> Response:
-        plan = _admit(stack, request)
+        plan = admit(stack, request)
         if isinstance(plan, Response):
             return plan
         body = await request.body()
         if not 0 < len(body) <= stack.settings.max_text_bytes:
-            return _refuse(stack, request, Refusal("query", 400, f"the body is the prompt, 1 to {stack.settings.max_text_bytes} bytes"))
+            return refuse(stack, request, Refusal("query", 400, f"the body is the prompt, 1 to {stack.settings.max_text_bytes} bytes"))
         answer = polls.begin(secrets.token_urlsafe(12), request.client, plan, body.decode("utf-8", "replace"))
         return JSONResponse({"id": answer.name}, 201, {"Location": f"/answers/{answer.name}"})
 
@@ -101,7 +97,7 @@ def create_app(stack: Stack) -> FastAPI:
         answer = polls.find(name)
         if answer is None:
             return _unknown(name)
-        after, wait_s = _own(request, "after") or "0", _own(request, "wait_s") or "0"
+        after, wait_s = queried(request, "after") or "0", queried(request, "wait_s") or "0"
         if not after.isdecimal() or not wait_s.replace(".", "", 1).isdecimal():
             return JSONResponse({"error": "after is a number of tokens, wait_s a number of seconds"}, 400)
         tokens, ended = await _wait(request, answer, int(after), min(float(wait_s), longest_wait_s))
@@ -117,9 +113,9 @@ def create_app(stack: Stack) -> FastAPI:
 
     @app.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
     async def page(request: Request) -> Response:
-        asked = _plain(request)
+        asked = as_plain(request)
         found = stack.front.serve(asked)
-        return _respond(found if found is not None else stack.front.refuse(asked, Refusal("path", 404, "nothing is here")))
+        return respond(found if found is not None else stack.front.refuse(asked, Refusal("path", 404, "nothing is here")))
 
     return app
 
@@ -128,8 +124,8 @@ def create_app(stack: Stack) -> FastAPI:
 
 
 async def _converse(stack: Stack, websocket: WebSocket) -> None:
-    address = _peer(websocket.client)
-    plain = PlainRequest(_target(websocket), Headers(websocket.headers.items()))
+    address = peer(websocket.client)
+    plain = PlainRequest(target(websocket), Headers(websocket.headers.items()))
     refusal = check_handshake(plain, stack.settings.origins, stack.settings.tokens)
     plan = Plan()
     try:
@@ -139,7 +135,7 @@ async def _converse(stack: Stack, websocket: WebSocket) -> None:
     refusal = refusal or stack.refusal(address[0])
     if refusal is not None:
         stack.count_refusal(refusal, address[0])
-        await websocket.send_denial_response(_respond(stack.front.refuse(plain, refusal)))
+        await websocket.send_denial_response(respond(stack.front.refuse(plain, refusal)))
         return
     await websocket.accept()
 
@@ -177,82 +173,6 @@ async def _write(wire: QueuedWire) -> None:
         pass  # gone, which the one who receives is told too
 
 
-# -- server-sent events ------------------------------------------------------------------------------------------------
-
-
-class EventForm(Protocol):
-    """How an answer is written as events."""
-
-    def begin(self) -> bytes:
-        """What comes before the first token."""
-
-    def token(self, text: str) -> bytes:
-        """One token."""
-
-    def end(self) -> bytes:
-        """What comes after the last token."""
-
-
-class PlainEvents:
-    """A token an event, then an event named end."""
-
-    def begin(self) -> bytes:
-        """Nothing."""
-        return b""
-
-    def token(self, text: str) -> bytes:
-        """The token's lines, each a data field of its own (a line feed would end the field); the browser puts them together again."""
-        return "".join(f"data: {line}\n" for line in _lines(text)).encode() + b"\n"
-
-    def end(self) -> bytes:
-        """The event that says so."""
-        return b"event: end\ndata: \n\n"
-
-
-def _stream(events: AsyncIterator[bytes]) -> Response:
-    return StreamingResponse(events, media_type="text/event-stream", headers=EVENT_STREAM)
-
-
-async def _events(stack: Stack, request: Request, plan: Plan, prompt: str, form: EventForm) -> AsyncIterator[bytes]:
-    """Yield one answer as events. The framework ends this when the client has gone, which cancels the answer."""
-    texts: asyncio.Queue[str] = asyncio.Queue(1)
-    streaming = asyncio.current_task()
-    assert streaming is not None
-
-    async def put(text: str) -> None:
-        try:
-            async with asyncio.timeout(stack.settings.ack_timeout_s):
-                await texts.put(text)
-        except TimeoutError:
-            streaming.cancel()  # R8: nobody pins an answer for ever by not reading
-
-    async def close(_code: int, _reason: str) -> None:
-        pass  # the end has been said, and the response ends with it
-
-    wire = QueuedWire(_peer(request.client), put, close, streaming.cancel)
-    answers = stack.converse(wire, plan)
-    writing = asyncio.create_task(wire.write())
-    code = 1001
-    try:
-        answers.text_received(as_prompt(prompt))
-        if begin := form.begin():
-            yield begin
-        while True:
-            text = await texts.get()
-            if text == END:  # R10: no token says that
-                code = 1000
-                yield form.end()
-                return
-            yield form.token(text)
-    finally:
-        stack.forget(wire, code)
-        writing.cancel()
-
-
-def _lines(text: str) -> list[str]:
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-
-
 # -- polling -----------------------------------------------------------------------------------------------------------
 
 
@@ -271,55 +191,6 @@ async def _wait(request: Request, answer: PolledAnswer, after: int, wait_s: floa
 
 def _unknown(name: str) -> Response:
     return JSONResponse({"error": f"there is no answer {name[:40]!r}: it was never begun, stopped, or nobody asked for it in time"}, 404)
-
-
-# -- requests and responses --------------------------------------------------------------------------------------------
-
-
-def _peer(client: Any) -> tuple[str, int]:
-    return ("unknown", 0) if client is None else (client.host, client.port)
-
-
-def _target(asked: Request | WebSocket) -> str:
-    return asked.url.path + (f"?{asked.url.query}" if asked.url.query else "")
-
-
-def _plain(request: Request) -> PlainRequest:
-    return PlainRequest(_target(request), Headers(request.headers.items()), request.method)
-
-
-def _respond(plain: PlainResponse) -> Response:
-    # Content-Length and Connection are the framework's to say.
-    headers = {name: value for name, value in plain.headers.raw_items() if name not in ("Content-Length", "Connection", "Date")}
-    return Response(bytes(plain.body), plain.status_code, headers)
-
-
-def _own(request: Request, name: str) -> str:
-    return parse_qs(request.url.query, max_num_fields=64).get(name, [""])[0]
-
-
-def _admit(stack: Stack, request: Request, tokens: int | None = None) -> Plan | Response:
-    """Return the plan of a request that starts an answer, or the response that refuses it; ``tokens`` where the query says none."""
-    # The rules for who may open a conversation are the handshake's, at another path.
-    asked = _plain(request)
-    refusal = check_handshake(PlainRequest(PATH, asked.headers), stack.settings.origins, stack.settings.tokens)
-    if refusal is not None:
-        return _refuse(stack, request, refusal)
-    parts = [part for part in request.url.query.split("&") if part.partition("=")[0] not in OWN]
-    if tokens is not None and not any(part.startswith("tokens=") for part in parts):
-        parts.append(f"tokens={tokens}")
-    query = "&".join(part for part in parts if part)
-    try:
-        plan = dataclasses.replace(choose_plan(query, stack.settings), window=0)
-    except ParameterError as error:
-        return _refuse(stack, request, Refusal("query", 400, str(error)))
-    refusal = stack.refusal(_peer(request.client)[0])
-    return plan if refusal is None else _refuse(stack, request, refusal)
-
-
-def _refuse(stack: Stack, request: Request, refusal: Refusal) -> Response:
-    stack.count_refusal(refusal, _peer(request.client)[0])
-    return _respond(stack.front.refuse(_plain(request), refusal))
 
 
 # -- running -----------------------------------------------------------------------------------------------------------

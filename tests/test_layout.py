@@ -54,6 +54,8 @@ ALSO_ALLOWED = {
     "server/processes.py": {"uvloop"},
     "server/__main__.py": {"uvloop"},
     "server/fastapi_app.py": {"fastapi", "uvicorn"},
+    "server/fastapi_events.py": {"fastapi"},
+    "server/fastapi_requests.py": {"fastapi"},
     "server/upstream.py": {"aiohttp"},
     "server/aiohttp_app.py": {"aiohttp"},
     "server/picows_app.py": {"picows"},
