@@ -49,7 +49,7 @@ def read_history(path: Path) -> pd.DataFrame:
     if missing := [name for name in COLUMNS if name not in table.columns]:
         raise PlanError(f"expected the columns of a check's history in {path}, and {missing[0]} is missing")
     if table.empty:
-        raise PlanError(f"{path} has no checks yet")
+        raise PlanError(f"expected at least one check in {path}, and there is none yet; `python -m benchmarks check` adds one")
     return table.sort_values("ended_utc", kind="stable").reset_index(drop=True)
 
 

@@ -69,4 +69,4 @@ def test_what_is_no_history_is_one_sentence(tmp_path: Path, capsys: pytest.Captu
     assert main([str(tmp_path / "other.csv")]) == 2
     (tmp_path / "empty.csv").write_text(",".join(COLUMNS) + "\n")
     assert main([str(tmp_path / "empty.csv")]) == 2
-    assert "no checks yet" in capsys.readouterr().err
+    assert "expected at least one check" in capsys.readouterr().err
