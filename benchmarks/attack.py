@@ -250,7 +250,7 @@ def print_findings(findings: dict[str, Finding], console: Console) -> None:
     for finding in findings.values():
         for claim in finding.claims:
             verdict = "[green]so[/]" if claim.holds else "[bold red]NOT SO[/]"
-            table.add_row(claim.load, claim.what, f"{claim.found:,.6g}".replace(",", " "), claim.range_text, verdict, claim.why)
+            table.add_row(claim.load, claim.what, claim.found_text, claim.range_text, verdict, claim.why)
     console.print(table)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reports.units import duration
+from reports.units import count, duration
 
 from .omission import Claim
 from .runner import BenchError
@@ -18,7 +18,7 @@ def write_experiment(name: str, figures: Mapping[str, Any], claims: list[Claim],
     lines = [
         f"{where}. {so} of {len(claims)} as it must be.", "",
         "| what | found | must be | so |", "|---|---:|---:|---|",
-        *(f"| {claim.what} | {_number(claim.found)} | {claim.range_text} | {'yes' if claim.holds else '**no**'} |" for claim in claims),
+        *(f"| {claim.what} | {claim.found_text} | {claim.range_text} | {'yes' if claim.holds else '**no**'} |" for claim in claims),
     ]  # fmt: skip
     if told := _told(name, figures):
         lines += ["", told]
@@ -45,20 +45,16 @@ def fill(page: Path, name: str, text: str) -> None:
     page.write_text(before + text + after, encoding="utf-8")
 
 
-def _number(value: float) -> str:
-    return f"{value:,.6g}".replace(",", " ")
-
-
 def _told(name: str, figures: Mapping[str, Any]) -> str:
     if name == "mixed":
-        attacks = ", ".join(f"{kind} {_number(times)}" for kind, times in figures["attacks"].items())
+        attacks = ", ".join(f"{kind} {count(times)}" for kind, times in figures["attacks"].items())
         calm, attacked = (", ".join(map(duration, figures[f"{which}_late_p99_ns"])) for which in ("calm", "attacked"))
         return f"Run by run, beyond the pace: calm {calm}; attacked {attacked}. Attacks: {attacks}."
     if name == "storm":
         return f"Offered in {figures['offered_s']:.3f} s; the longest connect took {duration(figures['longest_s'] * 1e9)}."
     if name == "stops":
         rate = figures["ends"] / max(figures["seconds"], 1e-9)
-        return f"{_number(round(rate))} conversations a second; {_number(figures['tokens'])} tokens."
+        return f"{count(rate)} conversations a second; {count(figures['tokens'])} tokens."
     memory = figures["memory_bytes"]
     mebibytes = f"{memory[0] / 2**20:.1f} MiB after the first part, {memory[-1] / 2**20:.1f} MiB after the last"
-    return f"{_number(round(figures['per_s']))} a second. Memory of the server: {mebibytes}; descriptors {figures['descriptors'][-1]}."
+    return f"{count(figures['per_s'])} a second. Memory of the server: {mebibytes}; descriptors {figures['descriptors'][-1]}."

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.run_directory import RunDirectoryError
-from reports.units import duration
+from reports.units import count, duration, significant
 
 from .experiment import Experiment, Server
 from .known_answers import DISTURBED, HISTOGRAM, SEND_NS
@@ -64,13 +64,24 @@ class Claim:
     @property
     def range_text(self) -> str:
         """What it must be, for people."""
+        low, high = (_text(value) for value in (self.low, self.high))
         if math.isinf(self.high):
-            return f"at least {self.low:.4g}"
-        return f"{self.low:.4g}" if self.low == self.high else f"{self.low:.4g} to {self.high:.4g}"
+            return f"at least {low}"
+        return low if self.low == self.high else f"{low} to {high}"
+
+    @property
+    def found_text(self) -> str:
+        """What it is, for people."""
+        return _text(self.found)
 
     def as_dict(self) -> dict[str, Any]:
         """The claim for JSON."""
         return {**asdict(self), "high": None if math.isinf(self.high) else self.high, "holds": self.holds}
+
+
+def _text(value: float) -> str:
+    """A whole number as it is, however large; any other with four digits."""
+    return count(value) if float(value).is_integer() else significant(value, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +267,7 @@ def print_demonstration(waitings: Sequence[Waiting], claims: Sequence[Claim], st
         checks.add_column(title, justify="right" if title in ("Found", "Must be") else "left")
     for claim in claims:
         verdict = "[green]so[/]" if claim.holds else "[bold red]NOT SO[/]"
-        checks.add_row(claim.load, claim.what, f"{claim.found:.4g}", claim.range_text, verdict, claim.why)
+        checks.add_row(claim.load, claim.what, claim.found_text, claim.range_text, verdict, claim.why)
     console.print(checks)
 
 

@@ -1,7 +1,8 @@
 """What it costs the generator that somebody looks on: tokens per CPU-second with the Streaming page open, and without.
 
 One run; its time is cut into pairs of stretches, one with viewers and one without, in an order that turns from pair to pair, so that what
-drifts falls on both alike. The stretches are long against the page's one poll a second.
+drifts falls on both alike. The stretches are long against the page's one poll a second. Tokens and processor time are those of the run's
+own record, second by second: nobody asks for them meanwhile, and both belong to the same seconds.
 """
 
 from __future__ import annotations
@@ -9,25 +10,28 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
 import sys
 import tempfile
 import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
+
+from loadtest.arrivals import SECOND_NS
+from loadtest.run_directory import RunDirectory, RunDirectoryError
 
 from . import limits
 from .options import Parser
 from .processes import Interrupts, Process, ProcessError, Processes, split_cpus
 from .runner import LISTENING, SERVER_READY_S
 from .terminal import consoles, refuse
-from .ui import WEB_READY, WEB_READY_S, choose_port
+from .ui import WEB_DRAIN_S, WEB_READY, WEB_READY_S, choose_port
 
 POLL_S, STATS_POLL_S = 1.0, 2.0
 """How often the Streaming tab asks for its data, and Locust's page around it for its own."""
@@ -67,31 +71,46 @@ def _get(url: str) -> str:
         return str(answer.read().decode())
 
 
-def _reading(url: str, process: psutil.Process) -> tuple[float, float]:
-    """Tokens received so far, and processor seconds used so far by Locust, which has its users in itself here."""
-    found = _TOKENS.search(_get(f"{url}/metrics"))
-    used = process.cpu_times()
-    return float(found[1]) if found else 0.0, used.user + used.system
+class Stretch(NamedTuple):
+    """From when to when, by the wall clock in ns, and whether somebody looked on."""
+
+    looking: bool
+    begin_ns: int
+    end_ns: int
 
 
-def measure(url: str, process: psutil.Process, pairs: int, seconds: float, viewers: int, stopped: Any) -> list[tuple[float, float]]:
-    """Tokens per CPU-second without and with viewers, a pair after another; what was measured so far when stopped."""
-    rates: list[tuple[float, float]] = []
+def look_in_turns(url: str, pairs: int, seconds: float, viewers: int, stopped: Callable[[], bool]) -> list[Stretch]:
+    """Stretches without and with viewers, a pair after another; those of whole pairs so far when stopped."""
+    stretches: list[Stretch] = []
     for pair in range(pairs):
-        found = {}
         for looking in (False, True) if pair % 2 == 0 else (True, False):
             watching = [Viewer(url) for _ in range(viewers)] if looking else []
             time.sleep(_SETTLE_S / 3)
-            tokens, cpu = _reading(url, process)
+            begin = time.time_ns()
             time.sleep(seconds)
-            more_tokens, more_cpu = _reading(url, process)
+            stretches.append(Stretch(looking, begin, time.time_ns()))
             for viewer in watching:
                 viewer.stop()
-            found[looking] = (more_tokens - tokens) / (more_cpu - cpu)
             if stopped():
-                return rates
-        rates.append((found[False], found[True]))
-    return rates
+                return stretches[: len(stretches) // 2 * 2]
+    return stretches
+
+
+def rates_of(run: Path, stretches: Sequence[Stretch]) -> list[tuple[float, float]]:
+    """Tokens per CPU-second without and with viewers, pair by pair, of the seconds that lie in a stretch whole."""
+    directory = RunDirectory.open(run)
+    origin_ns = directory.metadata()["origin_wall_ns"]
+    rows = directory.table("intervals").to_pandas()
+    begins_ns = origin_ns + rows["second"] * SECOND_NS
+    found = []
+    for stretch in stretches:
+        inside = rows[(begins_ns >= stretch.begin_ns) & (begins_ns + SECOND_NS <= stretch.end_ns)]
+        cpu_s = float(inside["cpu_ns"].sum()) / SECOND_NS
+        if not cpu_s:
+            raise ProcessError("no whole second was recorded in a stretch: make them longer (--seconds)")
+        found.append(float(inside["tokens"].sum()) / cpu_s)
+    pairs = zip(stretches[::2], found[::2], found[1::2], strict=True)
+    return [(second, first) if stretch.looking else (first, second) for stretch, first, second in pairs]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -117,8 +136,10 @@ def main(arguments: Sequence[str]) -> int:
             generator.wait_for_line(WEB_READY, WEB_READY_S, interrupts.asked)
             url = f"http://127.0.0.1:{given.port}"
             _wait_for_tokens(url, interrupts.asked)
-            rates = measure(url, psutil.Process(generator.pid), given.pairs, given.seconds, given.viewers, interrupts.asked)
-        except (ProcessError, OSError) as error:
+            stretches = look_in_turns(url, given.pairs, given.seconds, given.viewers, interrupts.asked)
+            generator.stop(signal.SIGINT, WEB_DRAIN_S)
+            rates = rates_of(next((Path(folder) / "runs").iterdir()), stretches)
+        except (ProcessError, RunDirectoryError, OSError) as error:
             return refuse(errors, error)
     if not rates:
         return 130

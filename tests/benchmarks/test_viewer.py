@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_both_sides_are_measured_in_pairs() -> None:
-    command = [sys.executable, "-m", "benchmarks", "viewer", "--pairs", "1", "--seconds", "1", "--users", "5", "--gap-ms", "20", "--json"]
+    command = [sys.executable, "-m", "benchmarks", "viewer", "--pairs", "1", "--seconds", "3", "--users", "5", "--gap-ms", "20", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
