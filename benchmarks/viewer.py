@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import signal
 import sys
@@ -25,11 +26,13 @@ import numpy as np
 
 from loadtest.arrivals import SECOND_NS
 from loadtest.run_directory import RunDirectory, RunDirectoryError
+from reports.units import count
 
 from . import limits
 from .options import Parser
 from .processes import Interrupts, Process, ProcessError, Processes, split_cpus
 from .runner import LISTENING, SERVER_READY_S
+from .signed_rank import estimate, lower_bound, upper_bound
 from .terminal import consoles, refuse
 from .ui import WEB_DRAIN_S, WEB_READY, WEB_READY_S, choose_port
 
@@ -37,6 +40,8 @@ POLL_S, STATS_POLL_S = 1.0, 2.0
 """How often the Streaming tab asks for its data, and Locust's page around it for its own."""
 _TOKENS = re.compile(r"^streamgauge_run_tokens_total (\S+)", re.MULTILINE)
 _SETTLE_S = 3.0
+ALPHA = 0.025
+"""On each side of the interval."""
 
 
 class Viewer(threading.Thread):
@@ -113,12 +118,24 @@ def rates_of(run: Path, stretches: Sequence[Stretch]) -> list[tuple[float, float
     return [(second, first) if stretch.looking else (first, second) for stretch, first, second in pairs]
 
 
+def compare(rates: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Of pairs without and with viewers: both medians, and the ratio with its exact 95 % interval, None where the pairs are too few."""
+    without, looking = np.array(rates).T
+    ratio = np.log(looking / without)
+    low, high = lower_bound(ratio, ALPHA), upper_bound(ratio, ALPHA)
+    return {
+        "without_tokens_per_cpu_s": float(np.median(without)), "with_tokens_per_cpu_s": float(np.median(looking)),
+        "ratio": math.exp(estimate(ratio)), "ratio_low": None if low is None else math.exp(low),
+        "ratio_high": None if high is None else math.exp(high),
+    }  # fmt: skip
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the comparison; exit code 0, 1 when a process failed, 130 when interrupted."""
     parser = Parser(prog="python -m benchmarks viewer", description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--users", type=int, default=50)
+    parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--gap-ms", type=float, default=5.0)
-    parser.add_argument("--pairs", type=int, default=8, help="stretches with and without, in pairs")
+    parser.add_argument("--pairs", type=int, default=16, help="stretches with and without, in pairs")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of a stretch")
     parser.add_argument("--viewers", type=int, default=1)
     parser.add_argument("--json", action="store_true")
@@ -143,20 +160,15 @@ def main(arguments: Sequence[str]) -> int:
             return refuse(errors, error)
     if not rates:
         return 130
-    without, looking = np.array(rates).T
-    ratio = looking / without
-    result = {
-        "pairs": len(rates), "viewers": given.viewers, "without_tokens_per_cpu_s": float(np.median(without)),
-        "with_tokens_per_cpu_s": float(np.median(looking)), "ratio_median": float(np.median(ratio)),
-        "ratio_least": float(ratio.min()), "ratio_most": float(ratio.max()),
-    }  # fmt: skip
+    result = {"pairs": len(rates), "viewers": given.viewers, "users": given.users, **compare(rates)}
     if given.json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
         console.print(
-            f"tokens per CPU-second, median of {len(rates)} pairs: {result['without_tokens_per_cpu_s']:.0f} with nobody looking, "
-            f"{result['with_tokens_per_cpu_s']:.0f} with {given.viewers}; ratio {result['ratio_median']:.4f} "
-            f"({result['ratio_least']:.4f} to {result['ratio_most']:.4f})",
+            f"tokens per CPU-second, {len(rates)} pairs: {count(result['without_tokens_per_cpu_s'])} with nobody looking, "
+            f"{count(result['with_tokens_per_cpu_s'])} with {given.viewers} (medians); ratio {result['ratio']:.3f}, "
+            + ("too few pairs for an interval" if result["ratio_low"] is None else
+               f"95 % interval {result['ratio_low']:.3f} to {result['ratio_high']:.3f}"),
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     return 130 if interrupts.count else 0

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks.viewer import compare
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -17,4 +21,14 @@ def test_both_sides_are_measured_in_pairs() -> None:
     found = json.loads(done.stdout)
     assert found["pairs"] == 1
     assert found["without_tokens_per_cpu_s"] > 0
-    assert found["ratio_least"] == found["ratio_median"] == found["ratio_most"] > 0
+    assert found["ratio"] == pytest.approx(found["with_tokens_per_cpu_s"] / found["without_tokens_per_cpu_s"])
+    assert found["ratio_low"] is found["ratio_high"] is None
+
+
+def test_the_interval_holds_the_ratio_and_narrows_with_agreement() -> None:
+    apart = compare([(100.0, 100.0 * change) for change in (0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3)])
+    alike = compare([(100.0, 95.0 + step / 10) for step in range(8)])
+    assert apart["ratio_low"] < 1 < apart["ratio_high"]
+    assert alike["ratio_low"] == pytest.approx(0.95, abs=0.004)
+    assert alike["ratio_low"] < alike["ratio"] < alike["ratio_high"] < 0.96
+    assert (alike["without_tokens_per_cpu_s"], alike["with_tokens_per_cpu_s"]) == (100, 95.35)
