@@ -16,7 +16,7 @@ import trustme
 
 from benchmarks.reachability import Access, UnreachableError, check_target
 from tests.loadtest.hostile import HostileServer, after_prompt, text
-from tests.server.raw_client import handshake
+from tests.server.raw_client import handshake, heard
 
 YESTERDAY = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
 
@@ -154,13 +154,7 @@ def test_garbage_in_the_tls_handshake_is_dropped(secure: Trusting) -> None:
     for data in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", bytes(range(256)) * 4, b"\x16\x03\x01\x00\xff"):
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as plain:
             plain.sendall(data)
-            heard = b""
-            try:
-                while part := plain.recv(4096):
-                    heard += part
-            except ConnectionResetError:
-                pass
-            assert not heard.startswith(b"HTTP")
+            assert not heard(plain).startswith(b"HTTP")
     with speak(server, trusting()) as sock:
         sock.sendall(handshake().encode())
         assert sock.recv(20).startswith(b"HTTP/1.1 101")

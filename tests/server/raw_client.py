@@ -51,15 +51,21 @@ def frame(opcode: Opcode, data: bytes, *, fin: bool = True, mask: bool = True) -
     return Frame(opcode, data, fin).serialize(mask=mask)
 
 
+def heard(plain: socket.socket) -> bytes:
+    """Everything that comes until the server has closed, in good order or not."""
+    data = b""
+    try:
+        while part := plain.recv(65536):
+            data += part
+    except ConnectionResetError:
+        pass
+    return data
+
+
 def close_code(plain: socket.socket) -> int | None:
     """Read to the end; returns the code of the close frame, None if there was none."""
     with plain:
-        data = b""
-        try:
-            while part := plain.recv(65536):
-                data += part
-        except ConnectionResetError:
-            pass
+        data = heard(plain)
     at = 0
     while at < len(data) and data[at] != 0x88:
         short = data[at + 1]
