@@ -81,7 +81,9 @@ class Claim:
 
 def _text(value: float) -> str:
     """A whole number as it is, however large; any other with four digits."""
-    return count(value) if float(value).is_integer() else significant(value, 4)
+    if float(value).is_integer():
+        return count(value)
+    return f"{value:.4g}" if abs(value) < 1000 else significant(value, 4)
 
 
 @dataclass(frozen=True, slots=True)

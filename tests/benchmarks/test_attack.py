@@ -188,7 +188,7 @@ def test_a_table_says_what_was_not_so() -> None:
     claims = [Claim("m", "ratio", 2.5, 0, 2, "because"), Claim("m", "attacks", 1200, 20, float("inf"), "because")]
     text = write_experiment("mixed", figures, claims, "Somewhere")
     assert text.startswith("Somewhere. 1 of 2 as it must be.\n")
-    assert "| ratio | 2.500 | 0 to 2 | **no** |\n| attacks | 1\u202f200 | at least 20 | yes |" in text
+    assert "| ratio | 2.5 | 0 to 2 | **no** |\n| attacks | 1\u202f200 | at least 20 | yes |" in text
     assert "calm 5.00 ms, 6.00 ms; attacked 7.00 ms. Attacks: garbage 1\u202f200." in text
 
 
