@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +20,9 @@ import pyarrow.parquet as pq
 from .own_files import first_link, open_no_link, sync
 from .raw_file import RawFile, RawWriter, has_ended, read_frames
 from .tables import SCHEMA_VERSION, TABLES, completed, schema_of
+
+PORTION_BYTES = 1 << 25
+"""Of a table's rows that are held at a time where it is written, or read, in portions."""
 
 
 class RunDirectoryError(Exception):
@@ -152,7 +155,7 @@ class RunDirectory:
                         rows[table] += batch.num_rows
                         held[table] += batch.nbytes
                         # Row groups of this size keep the memory of a long run's compaction flat; a row of histograms is long.
-                        if rows[table] >= 1 << 18 or held[table] >= 1 << 25:
+                        if rows[table] >= 1 << 18 or held[table] >= PORTION_BYTES:
                             flush(table)
                 for table in TABLES:
                     if table != "tokens" or pending[table] or table in writers:
@@ -176,14 +179,35 @@ class RunDirectory:
         if parquet.exists():
             stored = set(pq.read_schema(parquet).names)
             return completed(name, pq.read_table(parquet, columns=[column for column in wanted if column in stored]), wanted)
+        return pa.concat_tables(self._raw_portions(name, wanted))
+
+    def portions(self, name: str) -> Iterator[pa.Table]:
+        """The same table in portions of some ten megabytes, for one that may be larger than the memory it is read for."""
+        parquet, wanted = self.path / f"{name}.parquet", list(TABLES[name].names)
+        if not parquet.exists():
+            yield from self._raw_portions(name, wanted)
+            return
+        with pq.ParquetFile(parquet) as file:
+            for group in range(file.num_row_groups):
+                yield completed(name, file.read_row_group(group), wanted)
+
+    def _raw_portions(self, name: str, wanted: list[str]) -> Iterator[pa.Table]:
         version = self.version()
         batches: list[pa.RecordBatch] = []
+        held = 0
         self.raw_files = []
         for path in sorted((self.path / "raw").glob("*.frames")):
             state = RawFile(path.stem)
             self.raw_files.append(state)
-            batches += [batch for table, batch in read_frames(path, state, version) if table == name]
-        return completed(name, pa.Table.from_batches(batches, schema_of(name, version)), wanted)
+            for table, batch in read_frames(path, state, version):
+                if table != name:
+                    continue
+                batches.append(batch)
+                held += batch.nbytes
+                if held >= PORTION_BYTES:
+                    yield completed(name, pa.Table.from_batches(batches, schema_of(name, version)), wanted)
+                    batches, held = [], 0
+        yield completed(name, pa.Table.from_batches(batches, schema_of(name, version)), wanted)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,7 +18,8 @@ from .measures import gap_metric
 from .palette import BLUE, GREEN, INK, MUTED, ORANGE, SKY, VERMILION
 from .smoothness import Evenness, read_evenness, read_service, typical_gap
 from .style import figure, plain_ticks, shade_phases, time_axis
-from .timelines import SPANS, span_edges
+from .timelines import span_edges
+from .window import SPANS
 
 LONGEST_LABEL = 60
 Floats = npt.NDArray[np.float64]

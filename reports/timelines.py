@@ -19,8 +19,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Summary = Mapping[str, Any]
 
-SPANS = 240
-"""Points of a series over time; more cannot be told apart on a page."""
 _WIDTHS = {"open": 3.4, "server_open": 2.0}
 """Lines that often lie on one another: the lower ones are wider."""
 LINE_QS = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -30,9 +28,8 @@ LINE_SAMPLES = {"p50": 1, "p90": 5, "p99": 50}
 
 def span_edges(run: Run) -> Ints:
     """Edges (whole seconds) of the spans that a series over time is drawn in."""
-    end = max(1, -(-run.window.drain_end_ns // 10**9))
-    width = max(1, -(-end // SPANS))
-    return np.arange(0, end + width, width, dtype=np.int64)
+    window = run.window
+    return np.arange(0, window.end_s + window.span_s, window.span_s, dtype=np.int64)
 
 
 def _end_s(run: Run) -> float:

@@ -25,6 +25,11 @@ SETTLE_SHARE = 0.1
 BATCHES = 30
 """Aimed at: enough for a t quantile near the normal one, few enough that a batch holds a whole conversation."""
 
+SPANS = 240
+"""Points of a series over time; more cannot be told apart on a page."""
+PARTS = 4
+"""Parts of such a point that a long run's histograms are kept in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -51,6 +56,34 @@ class Window:
     def steady_s(self) -> float:
         """Length of the steady window in seconds."""
         return max(0, self.steady_end_ns - self.warm_up_end_ns) / 1e9
+
+    @property
+    def end_s(self) -> int:
+        """Seconds from the origin to the end of the drain, the last one whole."""
+        return max(1, -(-self.drain_end_ns // 10**9))
+
+    @property
+    def span_s(self) -> int:
+        """Length of what one point of a series over time stands for."""
+        return max(1, -(-self.end_s // SPANS))
+
+
+def spans_of(window: Window) -> Ints | None:
+    """The first second of the span that each second's histograms may be merged into; None where each stands for itself.
+
+    A span lies in one point of every series over time, and wholly in or out of the steady window and of the seconds of a step. So only
+    the edges of batches can be off, by less than a span: a thousandth part of the run, where a batch is a thirtieth.
+    """
+    if window.span_s <= PARTS:
+        return None
+    second = np.arange(window.end_s, dtype=np.int64)
+    kind = np.isin(second, window.seconds).astype(np.int64)
+    for number, step in enumerate(window.steps, start=2):
+        kind[np.isin(second, step.seconds)] = number
+    part = (second // window.span_s) * PARTS + second % window.span_s * PARTS // window.span_s
+    begins = np.ones(len(second), dtype=bool)
+    begins[1:] = (np.diff(part) != 0) | (np.diff(kind) != 0)
+    return np.maximum.accumulate(np.where(begins, second, 0))
 
 
 def read_window(metadata: Mapping[str, Any], intervals: pd.DataFrame) -> Window:

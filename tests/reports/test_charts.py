@@ -22,7 +22,8 @@ from reports.palette import PERCENTILE_COLOURS
 from reports.style import RC, label_ends, latency_scale
 from reports.style import figure as new_figure
 from reports.summary import summarise_run
-from reports.timelines import SPANS, chart_connections, chart_receive_lag, chart_throughput, chart_token_latency, chart_ttft, span_edges
+from reports.timelines import chart_connections, chart_receive_lag, chart_throughput, chart_token_latency, chart_ttft, span_edges
+from reports.window import SPANS
 
 Loaded = Callable[[str], tuple[Run, dict[str, Any]]]
 

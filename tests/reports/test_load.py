@@ -14,8 +14,11 @@ from benchmarks.synthetic import Plan, SyntheticRun, build
 from loadtest.histogram import Histogram
 from loadtest.run_directory import RunDirectory, RunDirectoryError
 from loadtest.tables import SCHEMA_VERSION
+from reports.histograms import read_histograms
 from reports.load import error_examples, find_run, load_run
-from reports.window import make_batches
+from reports.summary import summarise_run
+from reports.timelines import span_edges
+from reports.window import Step, Window, make_batches, spans_of
 
 Models = Callable[[str], SyntheticRun]
 
@@ -65,6 +68,53 @@ def test_quantiles_over_time_are_those_of_each_span(run_path: Callable[[str], Pa
         # The extremes of a span are not kept in lines over time.
         assert lines[i].tolist() == pytest.approx([part.quantile(0.5), part.quantile(0.99)], rel=1e-3)
     assert np.isnan(lines[4]).all()
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty-five minutes: seconds are merged into spans of one and two."""
+    plan = Plan(seconds=1500, users=2, tokens=3, think_s=1.0, warm_up_s=7, workers=2)
+    return build(plan).write(tmp_path_factory.mktemp("long") / "run")
+
+
+def test_what_a_long_run_merges_is_exact(long_run: Path) -> None:
+    run = load_run(long_run)
+    spans = spans_of(run.window)
+    assert spans is not None
+    whole = read_histograms(RunDirectory.open(long_run).portions("histograms"), False, None)
+    assert set(whole) == set(run.histograms)
+    edges = span_edges(run)
+    for metric, seconds in whole.items():
+        merged = run.histogram(metric)
+        one, two = (histograms.sample(make_batches(run.window.seconds, 0.0), tainted=True) for histograms in (merged, seconds))
+        assert (one.n, one.mean, one.minimum, one.maximum) == (two.n, two.mean, two.minimum, two.maximum)
+        assert [one.quantile(q) for q in (0.01, 0.5, 0.99, 1.0)] == [two.quantile(q) for q in (0.01, 0.5, 0.99, 1.0)]
+        lines = [histograms.quantiles_over_time(edges, (0.5, 0.99), tainted=True) for histograms in (merged, seconds)]
+        np.testing.assert_array_equal(*lines)
+    assert len(run.histogram("itl").second) < len(whole["itl"].second) * 0.75
+
+
+def test_a_long_run_gives_the_same_figures_in_spans_as_in_seconds(long_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_spans = summarise_run(load_run(long_run))
+    monkeypatch.setattr("reports.load.spans_of", lambda window: None)
+    in_seconds = summarise_run(load_run(long_run))
+    for metric, entry in in_seconds["metrics"].items():
+        other = in_spans["metrics"][metric]
+        assert (other["n"], other["mean"], other["max"]) == (entry["n"], entry["mean"], entry["max"])
+        for name, percentile in entry["percentiles"].items():
+            assert other["percentiles"][name]["value"] == percentile["value"], (metric, name)
+
+
+def test_spans_begin_where_the_window_the_steps_and_the_series_do() -> None:
+    steps = tuple(Step(users, start, start + 400.0, 40.0, np.arange(start + 40, start + 400)) for users, start in ((1, 100), (2, 500)))
+    window = Window(7_000_000_000, 2_399_000_000_000, 2_400_000_000_000, np.arange(7, 2399), steps)
+    spans = spans_of(window)
+    assert spans is not None
+    begins = set(spans.tolist())
+    assert {0, 7, 140, 500, 540, 900, 2399} <= begins
+    assert set(range(0, 2400, window.span_s)) <= begins
+    assert len(begins) < 1000
+    assert spans_of(Window(0, 900 * 10**9, 900 * 10**9, np.arange(900), ())) is None
 
 
 def test_how_the_work_is_split_over_workers_and_rows_changes_nothing(models: Models, tmp_path: Path) -> None:
