@@ -17,7 +17,7 @@ from .courier import ACKNOWLEDGEMENT, CHUNK
 from .dealing import Dealing, describe_dealing
 from .gate import Gate
 from .membership import ORPHAN_DRAIN_S, SILENCE_S
-from .salvage import unknown
+from .salvage import arrivals_known_from, unknown
 from .shipping import Refused
 
 logger = logging.getLogger("streamgauge")
@@ -190,11 +190,14 @@ class Fleet:
         if dealing is not None and settings is not None and intake is not None:
             ends = {name: (intake.copies[name].information or {}).get("ended_at_ns", 0) for name in self._early}
             known = unknown(intake.directory, lost)
-            ends |= {name: ((known[name]["last_second"] or 0) + 1) * SECOND_NS for name in lost}
+            from_second = {name: 0 if (last := known[name]["last_second"]) is None else last + 1 for name in lost}
+            ends |= {name: second * SECOND_NS for name, second in from_second.items()}
             plan, seed, pins = settings.schedule, settings.seed, self._begin["pins_s"]
             not_started = {
                 name: dealing.not_started(name, lambda: plan.arrivals(seed, pins), after_ns, until_ns) for name, after_ns in ends.items()
             }
+            for name, second in from_second.items():
+                not_started[name] = max(0, not_started[name] - arrivals_known_from(intake.directory, name, second))
             about["deals"] = [{"from_ns": from_ns + dealing.at_ns, "workers": list(members)} for from_ns, members in dealing.deals]
             about["arrivals_not_started"] = not_started
             reasons += describe_dealing(dealing.late, not_started)

@@ -112,21 +112,30 @@ def _replace_rows(run: RunDirectory, part: Part) -> None:
 
 
 def unknown(run: RunDirectory, workers: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """For each of the workers whose record has no end: the last second that is known, and the conversations in flight then.
+    """For each of the workers whose record has no end: the last second that is known whole, and the conversations in flight then.
 
     Those are counted as started and have no row. What such a worker began later is within the second that it had not written yet.
     """
     if not workers:
         return {}
-    intervals = run.table("intervals", ["worker", "second", "conversations_started"])
+    intervals = run.table("intervals", ["worker", "second", "conversations_started", "covered_ns"])
     rows = run.table("conversations", ["worker"])
     found = {}
     for worker in workers:
         mine = intervals.filter(pc.equal(intervals["worker"], worker))
         started = pc.sum(mine["conversations_started"]).as_py() or 0
         known = rows.filter(pc.equal(rows["worker"], worker)).num_rows
-        found[worker] = {"last_second": pc.max(mine["second"]).as_py(), "conversations_in_flight": max(0, started - known)}
+        # What was due at the very beginning of the next second may be written down with this one, as a row that covers no time.
+        whole = mine.filter(pc.is_valid(mine["covered_ns"]))
+        found[worker] = {"last_second": pc.max(whole["second"]).as_py(), "conversations_in_flight": max(0, started - known)}
     return found
+
+
+def arrivals_known_from(run: RunDirectory, worker: str, second: int) -> int:
+    """How many arrivals the worker's record has that were due in ``second`` or later."""
+    rows = run.table("intervals", ["worker", "second", "arrivals_due"])
+    rows = rows.filter(pc.and_(pc.equal(rows["worker"], worker), pc.greater_equal(rows["second"], second)))
+    return pc.sum(rows["arrivals_due"]).as_py() or 0
 
 
 def describe_unknown(found: dict[str, dict[str, Any]]) -> list[str]:

@@ -6,12 +6,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.synthetic import SyntheticRun
 from loadtest.run_directory import RunDirectory, RunDirectoryError
-from loadtest.salvage import describe_unknown, find_parts, read_part, unknown
+from loadtest.salvage import arrivals_known_from, describe_unknown, find_parts, read_part, unknown
+from loadtest.tables import COUNTERS
+from loadtest.tables import TABLES as SCHEMAS
 from reports.recover import recover
 from reports.summary import summarise
 
@@ -110,3 +113,18 @@ def test_what_was_in_flight_is_counted(models: Models, tmp_path: Path) -> None:
     first, second = describe_unknown(found)
     assert "up to a second more is unknown" in first
     assert second == "w7: nothing of it is known"
+
+
+def test_what_was_written_early_of_a_second_does_not_make_it_known(tmp_path: Path) -> None:
+    """An arrival due as a second begins may be written down with the second before; killed then, the worker's next second is unknown."""
+    run = RunDirectory.create(tmp_path / "run", {})
+    writer = run.writer("w0")
+    rows: dict[str, list[Any]] = {name: [None] * 5 for name in SCHEMAS["intervals"].names} | {name: [0] * 5 for name in COUNTERS}
+    rows |= {"worker": ["w0"] * 5, "second": [0, 1, 3, 2, 2], "covered_ns": [10**9, 10**9, None, 10**9, None]}
+    rows |= {"arrivals_due": [6, 6, 1, 5, 1], "conversations_started": [6, 6, 0, 6, 0]}
+    writer.append("intervals", rows)
+    writer.end()
+    run.compact()
+    assert unknown(run, ["w0"]) == {"w0": {"last_second": 2, "conversations_in_flight": 18}}
+    assert [arrivals_known_from(run, "w0", second) for second in (0, 2, 3, 4)] == [19, 7, 1, 0]
+    assert arrivals_known_from(run, "w1", 0) == 0
