@@ -10,8 +10,9 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI, NegotiationError, WebSocketException
-from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
+
+from loadtest.waiting import WaitingSocket
 
 TIMEOUT_S = 10.0
 
@@ -88,7 +89,7 @@ def check_target(url: str, access: Access = Access(), timeout_s: float = TIMEOUT
                     context.wrap_socket(sock, server_hostname=urlsplit(url).hostname).close()
             return
         # A socket of our own keeps the library from following redirects: the generator does not follow them either.
-        with socket.create_connection(_address(url), timeout_s) as sock, connect(
+        with socket.create_connection(_address(url), timeout_s) as sock, WaitingSocket(
             url, sock=sock, additional_headers=access.header_table(), origin=Origin(access.origin) if access.origin else None,
             subprotocols=[Subprotocol(one) for one in access.subprotocols] or None, ssl=context, open_timeout=timeout_s, close_timeout=1,
             proxy=None, compression=None, user_agent_header=None,

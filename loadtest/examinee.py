@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,14 +9,13 @@ from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, WebSocketException
-from websockets.sync.client import ClientConnection, connect
 
 from server.protocol import ACK, END
 
 from .examination import Skip, UnreachableError, Violation
+from .waiting import WaitingSocket
 
 PROMPT: Final = "tell me"
-ABRUPT: Final = struct.pack("ii", 1, 0)
 
 
 @dataclass(slots=True)
@@ -70,11 +67,11 @@ class Dialogue:
         self.heard: list[str] = []
         self._held = ExitStack()
         try:
-            opening = connect(
+            opening = WaitingSocket(
                 subject.url, compression=None, proxy=None, open_timeout=subject.patience_s, close_timeout=2, ping_interval=None,
                 user_agent_header=None,
             )  # fmt: skip
-            self.socket: ClientConnection = self._held.enter_context(opening)
+            self.socket = self._held.enter_context(opening)
         except (OSError, InvalidHandshake, WebSocketException, ValueError, TimeoutError) as error:
             raise UnreachableError(f"no WebSocket at {subject.url}: {error}") from None
 
@@ -169,8 +166,7 @@ class Dialogue:
 
     def drop(self) -> None:
         """Vanish: a reset, no close frame."""
-        self.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABRUPT)
-        self.socket.close_socket()
+        self.socket.drop()
 
 
 def _code(closed: ConnectionClosed) -> int:

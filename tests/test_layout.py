@@ -79,7 +79,7 @@ MAY_SEE = {
     "server": frozenset[str](),
     "loadtest": frozenset({"server.protocol", "server.workloads"}),
     "reports": CONTRACTS,
-    "benchmarks": CONTRACTS | {"reports", "loadtest.ports"},
+    "benchmarks": CONTRACTS | {"reports", "loadtest.ports", "loadtest.waiting"},
 }
 
 

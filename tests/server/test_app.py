@@ -18,8 +18,9 @@ import pytest
 import trustme
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close, Frame, Opcode
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
+from loadtest.waiting import WaitingSocket
 from server.protocol import ACK, END, STOP
 from tests.server.raw_client import close_code, flood, frame, handshake, opened, raw
 
@@ -30,15 +31,13 @@ class Client:
     """A client that waits for each message, with a deadline on everything."""
 
     def __init__(self, url: str, **options: Any) -> None:
-        self._opening = connect(url, compression=None, open_timeout=20, close_timeout=5, **options)
-        self.socket: ClientConnection
+        self.socket = WaitingSocket(url, compression=None, open_timeout=20, close_timeout=5, **options)
 
     def __enter__(self) -> Client:
-        self.socket = self._opening.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._opening.__exit__(*error)
+    def __exit__(self, *_: Any) -> None:
+        self.socket.close()
 
     def say(self, *texts: str) -> None:
         for text in texts:

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import trustme
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect as connect_in_time
 
 from loadtest.ports import free_port
+from loadtest.waiting import WaitingSocket
 from server.app import Settings
 from server.protocol import ACK, END, STOP
 from tests.mortal import mortal
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = (ROOT / "deploy/nginx.conf").read_text(encoding="utf-8")
 NGINX = shutil.which("nginx") or ("/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else None)
 PATIENCE_S = 20.0
-connect = partial(connect_in_time, open_timeout=PATIENCE_S)
+connect = partial(WaitingSocket, open_timeout=PATIENCE_S)
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx on this machine")
 
