@@ -20,6 +20,7 @@ from websockets.server import ServerProtocol
 from . import counters
 from .connections import MAX_CONNECTIONS, MAX_PER_ADDRESS, Connections
 from .counters import Block, LoopLag
+from .floods import Floods
 from .front import Front, Refusal, check_handshake
 from .history import History
 from .log import LibraryLog, Log
@@ -33,7 +34,7 @@ from .wire import StreamConnection
 # a small number, and the queue in the kernel is made long separately.
 ACCEPTS_PER_TURN: Final = 64
 HOUSEKEEPING_S: Final = 0.25
-FULL_SEARCH_EVERY: Final = 50_000  # connections accepted between two full searches of the garbage collector
+FULL_SEARCH_EVERY: Final = 50_000  # connections, of whatever end, between two full searches of the garbage collector
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class StreamServer:
         self._signals = (signal.SIGTERM, signal.SIGINT) if handles_interrupt else (signal.SIGTERM,)
         self.log = Log(quiet=settings.quiet)
         self.row = block.row(process)
+        self.floods = Floods()
         self.connections = Connections(block, process, most=settings.max_connections, most_per_address=settings.max_per_address)
         self.opening: set[StreamConnection] = set()  # handshakes and pages under way
         self.numbers_step = block.processes  # so that connection numbers are unique over the processes
@@ -84,7 +86,8 @@ class StreamServer:
         self._plans: dict[ServerConnection, Plan] = {}
         self._draining = asyncio.Event()
         self._hurry = False
-        self._searched_at = self.row[counters.ACCEPTED]
+        self.connections_made = 0  # those included that become no WebSocket
+        self._searched_at = 0
 
     # -- the handshake ---------------------------------------------------------------------------------------------
 
@@ -231,9 +234,8 @@ class StreamServer:
         counters.measure_process(self.row)
         if self._history is not None:
             self._history.flush()
-        accepted = self.row[counters.ACCEPTED]
-        if accepted - self._searched_at >= FULL_SEARCH_EVERY:
-            self._searched_at = accepted
+        if self.connections_made - self._searched_at >= FULL_SEARCH_EVERY:
+            self._searched_at = self.connections_made
             gc.collect()
         loop.call_later(HOUSEKEEPING_S, self._keep_house, loop)
 

@@ -49,6 +49,8 @@ _COUNTERS: Final = (
     "stale_acks",
     "stops",
     "stale_stops",
+    "control_frames",
+    "rests",
     "cpu_ns",
     *(f"refused/{reason}" for reason in REFUSALS),
     *(f"closed/{code}" for code in CLOSE_CODES),
@@ -71,11 +73,20 @@ ACKS: Final = CELLS["acks"]
 STALE_ACKS: Final = CELLS["stale_acks"]
 STOPS: Final = CELLS["stops"]
 STALE_STOPS: Final = CELLS["stale_stops"]
+CONTROL_FRAMES: Final = CELLS["control_frames"]
+RESTS: Final = CELLS["rests"]
 CPU_NS: Final = CELLS["cpu_ns"]
 ANSWERS: Final = {outcome: CELLS[f"answers/{outcome}"] for outcome in OUTCOMES}
 REFUSED: Final = {reason: CELLS[f"refused/{reason}"] for reason in REFUSALS}
 CLOSED: Final = {code: CELLS[f"closed/{code}"] for code in CLOSE_CODES}
 CUT: Final = {reason: CELLS[f"cut/{reason}"] for reason in CUT_REASONS}
+# A ping may be twenty times as long as an acknowledgement, and counts for four.
+_MOVED_NO_TOKEN: Final = (PROMPTS, STALE_ACKS, STOPS, STALE_STOPS, *[CONTROL_FRAMES] * 4)
+
+
+def moved_no_token(row: memoryview[int]) -> int:
+    """Return how many messages came to this process that were no acknowledgement of a token."""
+    return sum(row[cell] for cell in _MOVED_NO_TOKEN)
 
 
 def close_cell(code: int) -> int:
@@ -168,6 +179,8 @@ class _BlockCollector(Collector):
         yield _counter("streamgauge_stale_acks", "Acknowledgements with nothing outstanding, ignored.", block.total(STALE_ACKS))
         yield _counter("streamgauge_stops", "Stops that ended an answer.", block.total(STOPS))
         yield _counter("streamgauge_stale_stops", "Stops without an answer, ignored.", block.total(STALE_STOPS))
+        yield _counter("streamgauge_control_frames", "Pings and pongs received.", block.total(CONTROL_FRAMES))
+        yield _counter("streamgauge_flood_rests", "Reads after which a connection that floods had to rest.", block.total(RESTS))
         yield _gauge(
             "streamgauge_event_loop_lag_seconds",
             "How late the event loop last was for its own timer; the largest over the processes.",

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from websockets.asyncio.server import Server, ServerConnection
 from websockets.frames import Frame, Opcode
-from websockets.protocol import OPEN, Event
+from websockets.protocol import CONNECTING, OPEN, Event
 from websockets.server import ServerProtocol
 
 from . import counters
 from .answers import Answers
 from .connections import address_of
+from .floods import MANY_BYTES, MANY_MESSAGES
 from .parameters import Plan
 from .protocol import CLOSE_GOING_AWAY, CLOSE_INVALID_TEXT, CLOSE_TOO_BIG, MAX_FRAGMENTS
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 READ_BYTES: Final = 256
 """What is read of one connection before the others have their turn: a prompt, or 42 of the smallest messages, half a millisecond's work."""
+
+END_OF_REQUEST: Final = b"\r\n\r\n"
 
 _Payload = bytes | bytearray | memoryview
 
@@ -35,9 +38,11 @@ class StreamConnection(ServerConnection):
         super().__init__(protocol, server, **options)
         self._streams = streams
         self._answers: Answers | None = None
-        self._early: list[Event] = []
+        self._tail = b""  # of the request, while it is not whole
+        self._early = b""  # frames that came before the request was answered
         self._fragments: list[_Payload] | None = None
         self._deadline: asyncio.TimerHandle | None = None  # of an unfinished message, then of the closing handshake
+        self._rest: asyncio.TimerHandle | None = None  # of one that floods: nothing is read of it meanwhile
         self._cut: str | None = None
         self._made_s = 0.0
         self._malformed = False
@@ -53,6 +58,7 @@ class StreamConnection(ServerConnection):
             # 16 KiB, 20 connections that flood kept others waiting for 190 ms at worst; with this, for 13.
             transport.max_size = READ_BYTES
         self.address = address_of(transport.get_extra_info("peername"))
+        self._streams.connections_made += 1
         self._streams.opening.add(self)
         super().connection_made(transport)
 
@@ -69,15 +75,16 @@ class StreamConnection(ServerConnection):
 
     def _take_early(self) -> None:
         """Act on what the client sent before it had the answer to its request."""
-        early, self._early = self._early, []
-        for event in early:
-            self.process_event(event)
+        early, self._early = self._early, b""
+        if not self.transport.is_closing():
+            self.data_received(early)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection, whatever ended it; called by asyncio, once."""
         super().connection_lost(exc)
-        if self._deadline is not None:
-            self._deadline.cancel()
+        for timer in (self._deadline, self._rest):
+            if timer is not None:
+                timer.cancel()
         answers = self._answers
         self._break_cycles()
         if answers is not None:
@@ -93,13 +100,16 @@ class StreamConnection(ServerConnection):
 
     def _break_cycles(self) -> None:
         """Let the memory go at once: a search of the garbage collector among 10 000 connections stops the loop for 0.5 s."""
+        if hasattr(self.transport, "_read_ready_cb"):
+            self.transport._read_ready_cb = None  # asyncio's: a method of the transport's own
         protocol = self.protocol
         protocol.parser.close()  # suspended for good, and its frame holds the protocol
-        for error in (protocol.parser_exc, protocol.handshake_exc):
+        errors = [protocol.parser_exc, protocol.handshake_exc, self.connection_exc]
+        while errors:
+            error = errors.pop()
             if error is not None:
                 error.__traceback__ = None
-                if error.__cause__ is not None:
-                    error.__cause__.__traceback__ = None
+                errors += error.__cause__, error.__context__
         self._answers = None
 
     def _code(self) -> int:
@@ -116,26 +126,50 @@ class StreamConnection(ServerConnection):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the network; called by asyncio."""
+        if self._answers is None or self._early:
+            self._take_opening(data)
+            return
+        many = len(data) >= MANY_BYTES
+        before, began_s = (counters.moved_no_token(self._streams.row), self.loop.time()) if many else (0, 0.0)
         super().data_received(data)
-        protocol = self.protocol
-        if self._answers is None:
-            if self.request is None and protocol.handshake_exc is not None and not self._malformed:
-                self._malformed = True
-                self._streams.malformed(self)
-        elif protocol.state is not OPEN:
+        if self.protocol.state is not OPEN:
             self._closing()
         elif self.paused and self.transport.get_write_buffer_size() > self._streams.settings.write_buffer_bytes:
             # Nothing but replies to pings is written without looking whether the peer reads.
             self.cut("write_buffer")
+        elif many and self._rest is None and counters.moved_no_token(self._streams.row) - before > MANY_MESSAGES:
+            self._streams.row[counters.RESTS] += 1
+            self.transport.pause_reading()
+            self._rest = self.loop.call_later(self._streams.floods.rest_s(began_s, self.loop.time()), self._read_on)
+
+    def _take_opening(self, data: bytes) -> None:
+        """Take bytes of the request, or frames that came before its answer: those wait, for the library would act on them at once."""
+        if self._answers is not None or (self.request is not None and self.protocol.state is CONNECTING):
+            self._early += data
+            return
+        if self.request is None:
+            seen = self._tail + data
+            end = seen.find(END_OF_REQUEST) + len(END_OF_REQUEST)
+            if end < len(END_OF_REQUEST):
+                self._tail = seen[-len(END_OF_REQUEST) :]
+            else:
+                self._early, data = seen[end:], seen[len(self._tail) : end]
+        super().data_received(data)
+        if self.request is None and self.protocol.handshake_exc is not None:
+            self._early = b""
+            if not self._malformed:
+                self._malformed = True
+                self._streams.malformed(self)
+
+    def _read_on(self) -> None:
+        self._rest = None
+        self.transport.resume_reading()
 
     def process_event(self, event: Event) -> None:
         """Act on one frame; called by the library for each."""
         answers = self._answers
         if answers is None:
-            if self.request is None:
-                super().process_event(event)  # the handshake's request
-            else:
-                self._early.append(event)
+            super().process_event(event)  # the handshake's request
             return
         assert isinstance(event, Frame)
         opcode = event.opcode
@@ -150,7 +184,10 @@ class StreamConnection(ServerConnection):
         elif opcode is Opcode.BINARY:
             answers.binary_received()
         elif opcode is Opcode.PONG:
+            self._streams.row[counters.CONTROL_FRAMES] += 1
             self.acknowledge_pings(bytes(event.data))
+        elif opcode is Opcode.PING:
+            self._streams.row[counters.CONTROL_FRAMES] += 1  # the library has replied
 
     def _continue(self, answers: Answers, frame: Frame) -> None:
         fragments = self._fragments
