@@ -16,7 +16,7 @@ from .courier import ACKNOWLEDGEMENT, Courier
 from .gate import machine
 from .membership import ORPHAN_DRAIN_S, SILENCE_S, Membership
 from .raw_file import RawWriter
-from .run_directory import RunDirectory
+from .run_directory import RunDirectory, RunDirectoryError
 from .salvage import FOLDER
 
 logger = logging.getLogger("streamgauge")
@@ -57,12 +57,19 @@ class Worker:
         return None if self._courier is None else self._courier.record
 
     def make_record(self, where: Mapping[str, Any]) -> RunDirectory:
-        """A run directory of this worker's own for the run that ``where`` describes; RunDirectoryError when it cannot be made."""
+        """A run directory of this worker's own for the run that ``where`` describes; RunDirectoryError when it cannot be made.
+
+        In a thread: a busy disk may take seconds for it, and a worker that sends no heartbeat for four is one that Locust has lost.
+        """
         path, number = self._folder / f"{where['name']}.{self.name}", 2
         while os.path.lexists(path):
             path, number = self._folder / f"{where['name']}.{self.name}-{number}", number + 1
+        part = {"run": where["name"], "id": where["id"]}
         about = {**where["about"], "name": path.name, "workers": {"expected": 1, "seen": [], "lost": [], "bad_bytes": {}}}
-        return RunDirectory.create(path, {**about, "part_of": {"run": where["name"], "id": where["id"], "worker": self.name}})
+        made = gevent.get_hub().threadpool.apply(_create, (path, {**about, "part_of": {**part, "worker": self.name}}))
+        if isinstance(made, Exception):
+            raise made
+        return made
 
     def describe(self, record: RunDirectory) -> dict[str, Any]:
         """Where this worker is and how its clock stands to the master's, for run.json."""
@@ -119,3 +126,11 @@ class Worker:
     def _leave(self, code: int) -> None:
         self.environment.process_exit_code = code
         gevent.spawn(self._runner.quit)
+
+
+def _create(path: Path, metadata: Mapping[str, Any]) -> RunDirectory | Exception:
+    """What ``RunDirectory.create`` returns or raises: gevent prints what a thread of its pool raises."""
+    try:
+        return RunDirectory.create(path, metadata)
+    except (RunDirectoryError, OSError) as error:
+        return error
