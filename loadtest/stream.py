@@ -223,6 +223,9 @@ class Stream(Connection):
         try:
             if self.closed is None:
                 waiter.get()
+            if self.closed is None:
+                # What is here already is read first: a process that stood still meanwhile comes to its timers before its sockets.
+                gevent.sleep(0)
         finally:
             timer.close()
             self._waiter = None

@@ -566,6 +566,13 @@ def test_a_close_that_is_not_answered_is_waited_for_and_named(results: dict[str,
     assert results["drops_after_goodbye"]["closed"]["error"] == "eof"
 
 
+def test_a_process_that_stood_still_does_not_blame_the_server_for_its_close(driver: Any) -> None:
+    """The answer is here when the process comes to its timers, which it does before it comes to its sockets."""
+    with HostileServer({"good": SCRIPTS["good"]}) as server:
+        found = driver.ask([{"url": server.url("good"), "stands_still": True, "close_timeout_s": 0.1}])[0]
+    assert found["closed"] == {"clean": True, "by": "us", "code": 1000, "error": None, "detail": None}
+
+
 def test_conversations_follow_each_other_on_one_connection(results: dict[str, Any]) -> None:
     found = results["turns"]
     assert [row["outcome"] for row in found["conversations"]] == ["completed", "completed"]

@@ -163,9 +163,17 @@ def converse(case, stream, recorder):
             if cut is not None:
                 cut.close()
         told.append(conversation.messages)
+    if case.get("stands_still"):
+        gevent.spawn(stand_still, stream, case["close_timeout_s"])
     if stream.closed is None:
         stream.close(timeout_s=case.get("close_timeout_s", 2.0))
     return told
+
+
+def stand_still(stream, seconds):
+    """Do nothing else until the server has answered, and for longer than it may take."""
+    monkey.get_original("select", "select")([stream._sock.fileno()], [], [], 20)
+    monkey.get_original("time", "sleep")(2 * seconds)
 
 
 def feed(case):
