@@ -219,16 +219,30 @@ class Stream(Connection):
         waiter: Waiter[None] = Waiter()
         self._waiter = waiter
         timer = gevent.get_hub().loop.timer(timeout_s)
-        timer.start(waiter.switch, None)
+        over: list[bool] = []
+        killed: gevent.GreenletExit | None = None
+
+        def end_wait() -> None:
+            over.append(True)
+            waiter.switch(None)
+
+        timer.start(end_wait)
         try:
-            if self.closed is None:
-                waiter.get()
-            if self.closed is None:
-                # What is here already is read first: a process that stood still meanwhile comes to its timers before its sockets.
-                gevent.sleep(0)
+            while self.closed is None:
+                try:
+                    if over:
+                        # What is here already is read first: a process that stood still comes to its timers before its sockets.
+                        gevent.sleep(0)
+                        break
+                    waiter.get()
+                except gevent.GreenletExit as again:
+                    # Killed as it ends, as by the end of a run that a second Ctrl-C cut: the server may answer none the less.
+                    killed = again
         finally:
             timer.close()
             self._waiter = None
             if self.closed is None:
                 detail = f"the server did not answer the close frame within {timeout_s:g} s"
                 self._end(Closed(False, "us", None, "close_timeout", detail), "connection_lost")
+        if killed is not None:
+            raise killed

@@ -573,6 +573,13 @@ def test_a_process_that_stood_still_does_not_blame_the_server_for_its_close(driv
     assert found["closed"] == {"clean": True, "by": "us", "code": 1000, "error": None, "detail": None}
 
 
+def test_a_user_that_is_killed_as_it_closes_does_not_blame_the_server(driver: Any) -> None:
+    with HostileServer({"good": SCRIPTS["good"], "never": SCRIPTS["never_says_goodbye"]}) as server:
+        good, never = driver.ask([{"url": server.url(name), "killed": True} for name in ("good", "never")])
+    assert good["closed"] == {"clean": True, "by": "us", "code": 1000, "error": None, "detail": None}
+    assert never["closed"]["error"] == "close_timeout", "which is none but the server's"
+
+
 def test_conversations_follow_each_other_on_one_connection(results: dict[str, Any]) -> None:
     found = results["turns"]
     assert [row["outcome"] for row in found["conversations"]] == ["completed", "completed"]

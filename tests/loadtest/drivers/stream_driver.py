@@ -165,6 +165,11 @@ def converse(case, stream, recorder):
         told.append(conversation.messages)
     if case.get("stands_still"):
         gevent.spawn(stand_still, stream, case["close_timeout_s"])
+    if case.get("killed"):
+        closing = gevent.spawn(stream.close)
+        gevent.sleep(0)
+        closing.kill(block=False)
+        closing.join()
     if stream.closed is None:
         stream.close(timeout_s=case.get("close_timeout_s", 2.0))
     return told
